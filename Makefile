@@ -1,0 +1,44 @@
+# `make demo` and `make test` need Python 3.11 or newer and nothing else of ours.
+# Another build of torch: make setup PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+
+PYTHON ?= python3
+PIP_ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help setup demo lint test test-quick clean
+
+help:
+	@echo "make setup       make .venv and install (quick when nothing changed)"
+	@echo "make demo        train a classifier on real images and score them"
+	@echo "make lint        ruff, mypy, import-linter"
+	@echo "make test        all tests; make test-quick: those that need no Ray"
+	@echo "make clean       remove what the demo and the tools wrote"
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; this is $$($(PYTHON) --version). Set PYTHON=python3.11."; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[dev]'
+	@touch $(READY)
+
+demo: setup
+	$(BIN)/cnnjob demo --dir work
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: setup
+	$(BIN)/pytest
+
+test-quick: setup
+	$(BIN)/pytest -m "not ray and not slow"
+
+clean:
+	rm -rf work cnnjob-demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

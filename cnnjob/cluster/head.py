@@ -1,0 +1,154 @@
+"""A Ray head on this machine for development: loopback only, token authentication on, ended by its own id.
+
+The token and the head's process id lie in a folder that only their owner can read. ``ray stop`` would end every
+Ray of the user; here only the process group that was started is ended.
+"""
+
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+from cnnjob.config.cluster import ClusterConfig
+from cnnjob.errors import ClusterError, UserError
+
+TOKEN = "token"  # noqa: S105 - a file name
+RECORD = "head.json"
+LOG = "head.log"
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 3.0
+"""After SIGTERM the head's processes wait for each other for minutes; nothing of theirs needs saving."""
+_POLL_S = 0.3
+
+
+@dataclass(frozen=True)
+class Head:
+    """A running head.
+
+    Attributes:
+        address: URL of its dashboard and jobs API.
+        ray_address: What ``ray.init`` connects to.
+        pid: Process group.
+        token_path: File with its token.
+    """
+
+    address: str
+    ray_address: str
+    pid: int
+    token_path: str
+
+
+def start(config: ClusterConfig) -> Head:
+    """Start a head and wait until its jobs API answers.
+
+    Raises:
+        UserError: One is running already.
+        ClusterError: It did not come up in time; its log says why.
+    """
+    state = Path(config.state)
+    running = find(state)
+    if running is not None:
+        raise UserError(f"a head is running already at {running.address} (process {running.pid}); stop it: cnnjob down")
+    state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    token = _write_token(state / TOKEN)
+    address = f"http://127.0.0.1:{config.dashboard_port}"
+    command = [
+        *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"),
+        *("--node-ip-address", "127.0.0.1", "--port", str(config.port)),
+        *("--dashboard-host", "127.0.0.1", "--dashboard-port", str(config.dashboard_port)),
+        *("--num-cpus", str(config.num_cpus or len(os.sched_getaffinity(0)) + 1)),
+    ]
+    with (state / LOG).open("wb") as log:
+        process = subprocess.Popen(  # noqa: S603 - our own command
+            command, env=_environment(token), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+        )
+    head = Head(address, f"127.0.0.1:{config.port}", process.pid, str(token))
+    (state / RECORD).write_text(json.dumps(vars(head)))
+    _wait(process, head, state)
+    return head
+
+
+def stop(state: Path) -> bool:
+    """End the head that ``start`` left in ``state``. False where none is running."""
+    head = find(state)
+    if head is None:
+        return False
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        _signal(head.pid, number)
+        deadline = time.monotonic() + STOP_TIMEOUT_S
+        while _group_alive(head.pid) and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+    (state / RECORD).unlink(missing_ok=True)
+    return True
+
+
+def find(state: Path) -> Head | None:
+    """The head recorded in ``state``, if it is alive."""
+    try:
+        head = Head(**json.loads((state / RECORD).read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+    return head if _group_alive(head.pid) else None
+
+
+def token_for(state: Path, address: str) -> str | None:
+    """The token of the head at ``address``; None where it is another cluster, which Ray's own settings are for."""
+    head = find(state)
+    if head is None or head.address.rstrip("/") != address.rstrip("/"):
+        return None
+    return Path(head.token_path).read_text()
+
+
+def _write_token(path: Path) -> Path:
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(secrets.token_hex(32))
+    return path
+
+
+def _environment(token: Path) -> dict[str, str]:
+    environment = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAY_AUTH_TOKEN")}
+    # Jobs start as `python -m pipelines`: with the interpreter, and so the libraries, of this installation.
+    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", "")])
+    return {**environment, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+
+
+def _wait(process: subprocess.Popen[bytes], head: Head, state: Path) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    request = urllib.request.Request(  # noqa: S310 - loopback
+        f"{head.address}/api/jobs/", headers={"Authorization": f"Bearer {Path(head.token_path).read_text()}"}
+    )
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            break
+        try:
+            with urllib.request.urlopen(request, timeout=2):  # noqa: S310 - loopback
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(_POLL_S)
+    stop(state)
+    said = (state / LOG).read_text(errors="replace").strip().splitlines()[-5:]
+    raise ClusterError(f"the head did not come up; the end of {state / LOG} says: {' '.join(said)}")
+
+
+def _signal(group: int, number: int) -> None:
+    try:
+        os.killpg(group, number)
+    except ProcessLookupError:
+        return
+
+
+def _group_alive(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True

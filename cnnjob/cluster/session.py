@@ -1,0 +1,173 @@
+"""The Ray that a job runs on: the cluster it was submitted to, or one of our own on this machine.
+
+A cluster is used where Ray says so (``RAY_ADDRESS``, which the jobs API sets). Otherwise a local Ray is started
+for the job and ended with it: ``address="local"``, never a stranger's cluster whose address file lies about.
+What the job needs is compared with what there is before any work.
+"""
+
+import logging
+import math
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+
+from cnnjob.errors import ClusterError, ResourceError
+from cnnjob.progress import Progress
+
+CLUSTER_ENV = "RAY_ADDRESS"
+
+_DRIVER_ENVIRONMENT = {
+    # `report` waits for the controller's next poll, and a checkpoint is committed there: 2 s by default.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
+    # A hung worker is noticed after 600 s by default, and its group takes as long to be torn down.
+    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "20",
+    "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "2",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a job reserves.
+
+    Attributes:
+        processes: Its worker processes.
+        cpus_per_process: CPUs that each of them reserves.
+        data_cpus: CPUs for data tasks beside them; without one, reading would wait for workers to end.
+        gpus: GPUs in all.
+        key: The config's key that sets the number of processes, for messages.
+    """
+
+    processes: int = 0
+    cpus_per_process: float = 1
+    data_cpus: int = 0
+    gpus: int = 0
+    key: str = "num_workers"
+
+    @property
+    def cpus(self) -> float:
+        """CPUs of the worker processes."""
+        return self.processes * self.cpus_per_process
+
+
+def machine_cpus() -> int:
+    """CPUs this process may run on."""
+    return len(os.sched_getaffinity(0))
+
+
+def cpus_available() -> int:
+    """CPUs of the Ray the job would run on, if it is open, else of this machine."""
+    return int(ray.cluster_resources().get("CPU", 0)) if ray.is_initialized() else machine_cpus()
+
+
+_shared = False
+
+
+@contextmanager
+def shared_session() -> Iterator[None]:
+    """Sessions opened inside stay open until the end: several jobs in one process, one start of Ray."""
+    global _shared  # noqa: PLW0603 - Ray itself is one per process
+    _shared = True
+    opened_before = ray.is_initialized()
+    try:
+        yield
+    finally:
+        _shared = False
+        if not opened_before:
+            ray.shutdown()
+
+
+@contextmanager
+def session(needs: Needs, progress: Progress) -> Iterator[None]:
+    """Open Ray for a job and close it after; an already open one is used and left open.
+
+    Raises:
+        ResourceError: The machine or the cluster has less than the job needs; nothing was started.
+        ClusterError: The cluster that Ray names cannot be reached.
+    """
+    for name, value in _DRIVER_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if ray.is_initialized():
+        _check_cluster(needs)
+        yield
+        return
+    address = os.environ.get(CLUSTER_ENV, "")
+    if address in ("", "local"):
+        check_machine(needs)
+        _start_local(needs)
+    else:
+        _connect(address)
+    try:
+        if address not in ("", "local"):
+            _check_cluster(needs)
+            progress.note(f"Ray cluster at {address}: {int(ray.cluster_resources().get('CPU', 0))} CPUs")
+        yield
+    finally:
+        if not _shared:
+            ray.shutdown()
+
+
+def check_machine(needs: Needs) -> None:
+    """Compare a job's needs with this machine.
+
+    Raises:
+        ResourceError: With the arithmetic.
+    """
+    have = machine_cpus()
+    if needs.cpus > have:
+        raise ResourceError(_too_few(needs, have, "this machine has"))
+    if needs.gpus and not Path("/dev/nvidia0").exists():
+        raise ResourceError(f"use_gpu asks for {needs.gpus} GPUs, and this machine has none; set use_gpu: false")
+
+
+def _start_local(needs: Needs) -> None:
+    # Ray's ports listen on every interface, and it asks for a token by default. Ours is of this process alone;
+    # without one Ray would write a lasting one into the home folder.
+    if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    # The logical CPUs of our own Ray: what workers reserve plus what data tasks need, so neither starves.
+    logical = max(machine_cpus(), math.ceil(needs.cpus) + needs.data_cpus)
+    ray.init(
+        address="local",
+        num_cpus=logical,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        configure_logging=True,
+    )
+
+
+def _connect(address: str) -> None:
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ClusterError(
+            f"the Ray cluster at {address} cannot be reached: {error}. "
+            f"Unset {CLUSTER_ENV} to run on this machine, or start the cluster."
+        ) from error
+
+
+def _check_cluster(needs: Needs) -> None:
+    resources = ray.cluster_resources()
+    have = int(resources.get("CPU", 0))
+    if needs.cpus + needs.data_cpus > have:
+        raise ResourceError(_too_few(needs, have, "the cluster has"))
+    gpus = int(resources.get("GPU", 0))
+    if needs.gpus > gpus:
+        raise ResourceError(f"use_gpu asks for {needs.gpus} GPUs, the cluster has {gpus}; lower {needs.key}")
+
+
+def _too_few(needs: Needs, have: int, who: str) -> str:
+    data = f" + {needs.data_cpus} for data tasks" if needs.data_cpus else ""
+    fit = int(max(have - needs.data_cpus, 0) // needs.cpus_per_process)
+    advice = f"set {needs.key} to at most {fit}, or give each fewer CPUs" if fit else "give each fewer CPUs"
+    return (
+        f"{needs.key} {needs.processes} x {needs.cpus_per_process:g} CPU each{data} = {needs.cpus + needs.data_cpus:g} "
+        f"CPUs, and {who} {have}; {advice}."
+    )

@@ -1,0 +1,131 @@
+"""Jobs on a Ray cluster through its jobs API: the code and the resolved config go along, the exit code comes back.
+
+The cluster needs the dependencies installed, not cnnjob: the packages travel as the job's working folder.
+"""
+
+import asyncio
+import logging
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ray.exceptions import AuthenticationError
+from ray.job_submission import JobStatus, JobSubmissionClient
+
+import cnnjob
+from cnnjob.config.base import Config
+from cnnjob.config.load import dump_config
+from cnnjob.errors import ClusterError
+
+_POLL_S = 0.5
+_CONF = "conf.yaml"
+
+
+@dataclass(frozen=True)
+class JobState:
+    """A job of the cluster.
+
+    Attributes:
+        job_id: Its submission id.
+        status: PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED.
+        exit_code: Of its process; None while it has none.
+        entrypoint: Its command.
+    """
+
+    job_id: str
+    status: str
+    exit_code: int | None
+    entrypoint: str
+
+
+def connect(address: str, token: str | None) -> JobSubmissionClient:
+    """A client of the jobs API at ``address``.
+
+    Args:
+        address: URL of the cluster's dashboard.
+        token: Its token; None leaves it to Ray's own settings (``RAY_AUTH_TOKEN`` and so on).
+
+    Raises:
+        ClusterError: It cannot be reached, or it refuses the token.
+    """
+    logging.getLogger("ray").setLevel(logging.WARNING)
+    try:
+        return JobSubmissionClient(address, headers={"Authorization": f"Bearer {token}"} if token else None)
+    except (ConnectionError, RuntimeError, OSError, AuthenticationError) as error:
+        raise ClusterError(
+            f"the jobs API at {address} cannot be reached: {str(error).splitlines()[0]}. Check the address; for a "
+            f"cluster with token authentication set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH; for a head on this "
+            f"machine run cnnjob up first."
+        ) from error
+
+
+def submit(client: JobSubmissionClient, kind: str, config: Config) -> str:
+    """Submit a job of ``kind`` with a validated config. Returns its id."""
+    with tempfile.TemporaryDirectory() as folder:
+        _stage(Path(folder), config)
+        try:
+            job_id: str = client.submit_job(
+                entrypoint=f"python -m pipelines {kind} {_CONF}",
+                runtime_env={"working_dir": folder},
+                metadata={"kind": kind},
+            )
+        except RuntimeError as error:
+            raise ClusterError(f"the cluster refused the job: {str(error).splitlines()[0]}") from error
+    return job_id
+
+
+def follow(client: JobSubmissionClient, job_id: str, write: Callable[[str], None]) -> JobState:
+    """Show a job's log until it ends, and say how it ended."""
+    try:
+        asyncio.run(_tail(client, job_id, write))
+    except RuntimeError as error:
+        write(f"(the log broke off: {error})\n")
+    while not JobStatus(client.get_job_status(job_id)).is_terminal():
+        time.sleep(_POLL_S)
+    return state(client, job_id)
+
+
+def state(client: JobSubmissionClient, job_id: str) -> JobState:
+    """How a job stands.
+
+    Raises:
+        ClusterError: There is no such job.
+    """
+    try:
+        info = client.get_job_info(job_id)
+    except RuntimeError as error:
+        raise ClusterError(f"the cluster has no job {job_id}: {str(error).splitlines()[0]}") from error
+    return _state(info)
+
+
+def listing(client: JobSubmissionClient) -> list[JobState]:
+    """The submitted jobs of the cluster."""
+    return [_state(info) for info in client.list_jobs() if info.submission_id]
+
+
+def exit_code(job: JobState) -> int:
+    """The exit code for a finished job: its process's own, or 1 where it never ran."""
+    if job.status == JobStatus.SUCCEEDED.value:
+        return 0
+    return job.exit_code if job.exit_code and job.exit_code > 0 else 1
+
+
+def _state(info: Any) -> JobState:
+    return JobState(info.submission_id, JobStatus(info.status).value, info.driver_exit_code, info.entrypoint)
+
+
+async def _tail(client: JobSubmissionClient, job_id: str, write: Callable[[str], None]) -> None:
+    async for lines in client.tail_job_logs(job_id):
+        write(lines)
+
+
+def _stage(folder: Path, config: Config) -> None:
+    """The packages and the resolved config, as the job's working folder."""
+    root = Path(cnnjob.__file__).parent.parent
+    for package in ("cnnjob", "pipelines"):
+        shutil.copytree(root / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / _CONF).write_text(dump_config(config))

@@ -1,0 +1,209 @@
+"""From a YAML file and ``--set`` overrides to a validated config, or to all of its mistakes at once.
+
+Three sources of mistakes are gathered before anything is reported: the YAML itself, pydantic's findings on
+single fields, and the rules over several fields (``config.base.rule``).
+"""
+
+import difflib
+import re
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from cnnjob.config.base import RULES_ATTRIBUTE, Config
+from cnnjob.errors import ConfigError, Mistake
+
+ConfigT = TypeVar("ConfigT", bound=Config)
+
+MAX_CONFIG_BYTES = 1 << 20
+"""A config is a page of text; a file above 1 MiB is something else, and is not parsed."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that refuses a key written twice, and reads 1e-3 as the number it is (YAML 1.2)."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value!r} is written twice", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read one config file.
+
+    Raises:
+        ConfigError: No such file, too large, not YAML, or not a mapping of keys to values.
+    """
+    where = str(path)
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_CONFIG_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(where, [Mistake("file", f"cannot be read: {error.strerror}")]) from error
+    if len(text) > MAX_CONFIG_BYTES:
+        raise ConfigError(where, [Mistake("file", f"is larger than {MAX_CONFIG_BYTES} bytes; this is no config")])
+    try:
+        values = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise ConfigError(where, [Mistake("file", f"is not readable YAML: {_one_line(error)}")]) from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise ConfigError(where, [Mistake("file", "should be keys and values, such as `seed: 1`")])
+    return values
+
+
+def load_config(
+    model: type[ConfigT],
+    values: Mapping[str, Any],
+    *,
+    where: str,
+    overrides: Sequence[str] = (),
+    rules: Sequence[typing.Callable[..., Iterator[str]]] = (),
+) -> ConfigT:
+    """Validate ``values`` with ``overrides`` on top.
+
+    Args:
+        model: The config's model.
+        values: What the file says.
+        where: The file's name, for messages.
+        overrides: ``a.b=value`` strings, the value in YAML; later ones win.
+        rules: Functions marked with ``config.base.rule``.
+
+    Raises:
+        ConfigError: With every mistake: of overrides, of single fields, of rules.
+    """
+    merged, mistakes = _apply(values, overrides)
+    config: ConfigT | None = None
+    try:
+        config = model.model_validate(merged)
+    except ValidationError as error:
+        mistakes += [_mistake(model, detail) for detail in error.errors()]
+    wanted = {key for check in rules for key in getattr(check, RULES_ATTRIBUTE)}
+    parsed = dict(_lenient(model, merged, wanted))
+    for check in rules:
+        keys: tuple[str, ...] = getattr(check, RULES_ATTRIBUTE)
+        if all(key in parsed for key in keys):
+            mistakes += [Mistake(keys[0], problem) for problem in check(*(parsed[key] for key in keys))]
+    if mistakes or config is None:
+        raise ConfigError(where, list(dict.fromkeys(mistakes)))
+    return config
+
+
+def dump_config(config: Config) -> str:
+    """The resolved config as YAML: every field, defaults included, in the order of the model."""
+    return str(yaml.safe_dump(config.model_dump(mode="python"), sort_keys=False, allow_unicode=True))
+
+
+def _apply(values: Mapping[str, Any], overrides: Sequence[str]) -> tuple[dict[str, Any], list[Mistake]]:
+    merged = _deep_copy(values)
+    mistakes = []
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            mistakes.append(Mistake(f"--set {override}", "should be KEY=VALUE, such as --set seed=1"))
+            continue
+        try:
+            value = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            mistakes.append(Mistake(f"--set {key}", f"{text!r} is not readable YAML: {_one_line(error)}"))
+            continue
+        *parents, last = key.split(".")
+        at: dict[str, Any] = merged
+        for parent in parents:
+            inner = at.get(parent)
+            if not isinstance(inner, dict):
+                inner = at[parent] = {}
+            at = inner
+        at[last] = value
+    return merged, mistakes
+
+
+def _deep_copy(value: Any) -> Any:
+    return {k: _deep_copy(v) for k, v in value.items()} if isinstance(value, Mapping) else value
+
+
+def _mistake(model: type[BaseModel], detail: Any) -> Mistake:
+    key = ".".join(str(part) for part in detail["loc"]) or "file"
+    value, message = detail["input"], str(detail["msg"])
+    if detail["type"] == "extra_forbidden":
+        owner = _model_at(model, detail["loc"][:-1])
+        known = list(owner.model_fields) if owner else []
+        close = difflib.get_close_matches(str(detail["loc"][-1]), known, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"the keys here are {', '.join(known)}"
+        return Mistake(key, f"there is no such key; {hint}")
+    if detail["type"] == "missing":
+        field = _field_at(model, detail["loc"])
+        described = f": {_one_line(field.description)}" if field is not None and field.description else ""
+        return Mistake(key, f"is missing; it is needed{described}")
+    message = message.removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    if message.startswith("Input should be"):
+        message = "it should be" + message.removeprefix("Input should be")
+    return Mistake(key, f"{_shown(value)} is not allowed; {message}")
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."  # noqa: PLR2004 - a line of a message
+
+
+def _model_at(model: type[BaseModel], loc: Sequence[Any]) -> type[BaseModel] | None:
+    current: type[BaseModel] | None = model
+    for part in loc:
+        field = current.model_fields.get(part) if current and isinstance(part, str) else None
+        current = _submodel(field.annotation) if field else None
+    return current
+
+
+def _field_at(model: type[BaseModel], loc: Sequence[Any]) -> Any:
+    owner = _model_at(model, loc[:-1])
+    return owner.model_fields.get(loc[-1]) if owner else None
+
+
+def _submodel(annotation: Any) -> type[BaseModel] | None:
+    """The model inside an annotation such as ``Model`` or ``Model | None``."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        found = [m for m in map(_submodel, typing.get_args(annotation)) if m is not None]
+        return found[0] if found else None
+    return None
+
+
+def _lenient(model: type[BaseModel], raw: Any, wanted: set[str], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The wanted fields that are valid on their own, by dotted key: what the rules may look at."""
+    given = raw if isinstance(raw, Mapping) else {}
+    for name, field in model.model_fields.items():
+        key = prefix + name
+        default = None if field.is_required() else field.get_default(call_default_factory=True)
+        if key in wanted and name in given:
+            annotation: Any = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+            with suppress(ValidationError):
+                yield key, TypeAdapter[Any](annotation).validate_python(given[name])
+        elif key in wanted and not field.is_required():
+            yield key, default
+        inner = _submodel(field.annotation)
+        if inner is not None and any(each.startswith(f"{key}.") for each in wanted):
+            below = given[name] if name in given else default.model_dump() if isinstance(default, BaseModel) else None
+            if below is not None:
+                yield from _lenient(inner, below, wanted, f"{key}.")
+
+
+def _one_line(text: object) -> str:
+    return " ".join(str(text).split())

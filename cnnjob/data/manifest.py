@@ -1,0 +1,123 @@
+"""``manifest.json``: what a prepared data set says of itself. Written last, so its presence means: complete."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from cnnjob import storage
+from cnnjob.errors import DatasetError, FormatVersionError
+from cnnjob.schema import DATASET_FORMAT_VERSION
+
+MANIFEST = "manifest.json"
+REFUSED_TABLE = "refused.parquet"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Shard(_Part):
+    """One Parquet file."""
+
+    path: str
+    """Relative to the data set's folder."""
+    rows: int
+    bytes: int
+    sha256: str
+
+
+class Split(_Part):
+    """The rows of one split, in order: shard after shard."""
+
+    rows: int
+    class_counts: tuple[int, ...]
+    shards: tuple[Shard, ...]
+    fingerprint: str
+    """Order-free digest of the rows (id, label, pixels): independent of shard sizes and compression."""
+
+
+class Image(_Part):
+    """The canonical form of every image."""
+
+    channels: int
+    height: int
+    width: int
+    color: str
+    layout: str = "CHW"
+    dtype: str = "uint8"
+    resize: str
+    filter: str
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
+        return (self.channels, self.height, self.width)
+
+
+class Statistics(_Part):
+    """Of the training split; the one truth about normalization, and the reference of drift."""
+
+    mean: tuple[float, ...]
+    """A channel each, on the 0..1 scale."""
+    std: tuple[float, ...]
+    """A channel each, on the 0..1 scale; population standard deviation."""
+    pixel_histogram: tuple[tuple[int, ...], ...]
+    """How often each value 0..255 occurs, a channel each."""
+    class_shares: tuple[float, ...]
+
+
+class Manifest(_Part):
+    """The whole document."""
+
+    format_version: int
+    fingerprint: str
+    """Digest of classes, image form and the splits' fingerprints: the content, not how it is stored."""
+    class_names: tuple[str, ...]
+    image: Image
+    splits: dict[str, Split]
+    statistics: Statistics
+    rows_in: int
+    refused: dict[str, int]
+    """Rows refused, by reason; the rows themselves are in `refused.parquet`."""
+    source: dict[str, Any]
+    """Digest and rows of the listing."""
+    config: dict[str, Any]
+    """The resolved config of the job that wrote it."""
+    versions: dict[str, str]
+
+
+def fingerprint_of(class_names: tuple[str, ...], image: Image, splits: dict[str, Split]) -> str:
+    """The fingerprint of a data set's content."""
+    return storage.digest_of(
+        {
+            "format_version": DATASET_FORMAT_VERSION,
+            "class_names": class_names,
+            "shape": image.shape,
+            "color": image.color,
+            "splits": {name: split.fingerprint for name, split in splits.items()},
+        }
+    )
+
+
+def read_manifest(dataset: str) -> Manifest:
+    """Read the manifest of the data set in a folder.
+
+    Raises:
+        DatasetError: There is no prepared data set, or its manifest is damaged.
+        FormatVersionError: It was written by another version of the format.
+    """
+    where = storage.join(dataset, MANIFEST)
+    try:
+        document = storage.read_json(where)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DatasetError(
+            f"there is no prepared data set at {dataset}: {MANIFEST} is missing. "
+            f"Run cnnjob prepare with this output first, or correct the path."
+        ) from error
+    version = document.get("format_version") if isinstance(document, dict) else None
+    if version != DATASET_FORMAT_VERSION:
+        raise FormatVersionError.of("data set", where, version, DATASET_FORMAT_VERSION)
+    try:
+        return Manifest.model_validate(document)
+    except ValidationError as error:
+        raise DatasetError(f"{where} is damaged: {error}. Prepare the data set again.") from error

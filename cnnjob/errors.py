@@ -1,0 +1,124 @@
+"""The errors that cnnjob raises on purpose, and what each means for the person who meets it.
+
+::
+
+    CnnjobError
+    ├── UserError              exit code 2: the input is wrong, nothing was written
+    │   ├── ConfigError        a config's mistakes, all of them at once
+    │   ├── DatasetError       a data set or a source that is missing, damaged or unfit
+    │   ├── ModelError         a model that does not exist or does not fit
+    │   ├── FormatVersionError a file written by another version of the format
+    │   └── ResourceError      the job asks for more than the machine or cluster has
+    └── JobError               exit code 1: the world failed, nothing is lost
+        ├── IntegrityError     bytes are not what their digest says
+        ├── RefusedRowsError   more rows were refused than the config allows
+        ├── ExportError        the exported graph and the trained module disagree
+        ├── TrainingError      training ended before its last epoch
+        ├── TrackingError      the MLflow server did not answer, or refused
+        └── ClusterError       a Ray cluster or a submitted job failed
+
+Every message is one short paragraph: what, where, the value, what to do. A traceback that a user's mistake
+causes is a bug.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class CnnjobError(Exception):
+    """Base of the family. ``exit_code`` is what the command line ends with."""
+
+    exit_code = 1
+
+
+class UserError(CnnjobError):
+    """The input is wrong; the same command will fail again until it is changed."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One thing that is wrong in a config.
+
+    Attributes:
+        key: Dotted key, such as ``model.preset``.
+        problem: What is wrong, with the value, and what would be right.
+    """
+
+    key: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.problem}"
+
+
+class ConfigError(UserError):
+    """All mistakes of one config.
+
+    Attributes:
+        where: The file, or what else was read.
+        mistakes: At least one, in the order of the file's keys where they have one.
+    """
+
+    def __init__(self, where: str, mistakes: Sequence[Mistake]) -> None:
+        self.where = where
+        self.mistakes = tuple(mistakes)
+        count = "1 mistake" if len(self.mistakes) == 1 else f"{len(self.mistakes)} mistakes"
+        lines = "\n".join(f"  {mistake}" for mistake in self.mistakes)
+        super().__init__(f"{where} has {count}:\n{lines}")
+
+    def __reduce__(self) -> tuple[type["ConfigError"], tuple[str, tuple[Mistake, ...]]]:
+        return ConfigError, (self.where, self.mistakes)
+
+
+class DatasetError(UserError):
+    """A data set or a source is missing, damaged or unfit for the job."""
+
+
+class ModelError(UserError):
+    """A model does not exist, or does not fit what it is asked to do."""
+
+
+class FormatVersionError(UserError):
+    """A file was written by another version of its format."""
+
+    @classmethod
+    def of(cls, what: str, where: str, found: object, known: int) -> "FormatVersionError":
+        """The error for ``what`` at ``where``, which says version ``found`` where ``known`` is read."""
+        return cls(
+            f"{where}: this {what} has format version {found!r}, and this cnnjob reads version {known}. "
+            f"Write it again with this cnnjob, or use the cnnjob that wrote it."
+        )
+
+
+class ResourceError(UserError):
+    """The job asks for more than the machine or the cluster has."""
+
+
+class JobError(CnnjobError):
+    """The work failed for a reason outside the input; running the same command again goes on."""
+
+
+class IntegrityError(JobError):
+    """Bytes are not what their digest says."""
+
+
+class RefusedRowsError(JobError):
+    """More rows were refused than ``limits.max_refused_share`` allows."""
+
+
+class ExportError(JobError):
+    """The exported graph and the trained module differ by more than the bound."""
+
+
+class TrainingError(JobError):
+    """Training ended before its last epoch."""
+
+
+class TrackingError(JobError):
+    """The tracking server did not answer, or refused."""
+
+
+class ClusterError(JobError):
+    """A Ray cluster could not be reached, or a submitted job failed."""

@@ -1,0 +1,106 @@
+"""Every column name and Arrow schema that the project writes; readers and writers take them from here.
+
+What the columns mean stands in DESIGN.md, "Artifacts". A schema's metadata carry what a reader needs beside
+the columns, so that a file explains itself.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+DATASET_FORMAT_VERSION = 1
+BUNDLE_FORMAT_VERSION = 1
+SCORES_FORMAT_VERSION = 1
+CHECKPOINT_FORMAT_VERSION = 1
+
+SPLITS = ("train", "val", "test")
+
+ID = "id"
+IMAGE = "image"
+LABEL = "label"
+PREDICTION = "prediction"
+CONFIDENCE = "confidence"
+PROBABILITIES = "probabilities"
+MODEL_NAME = "model_name"
+MODEL_VERSION = "model_version"
+SCORED_AT = "scored_at"
+URI = "uri"
+REASON = "reason"
+DETAIL = "detail"
+
+REASONS = (
+    "empty",
+    "truncated",
+    "not_an_image",
+    "format_not_allowed",
+    "too_many_bytes",
+    "too_many_pixels",
+    "wrong_size",
+    "mode_not_supported",
+    "unreadable",
+    "gone",
+    "changed",
+    "duplicate_id",
+    "label_unknown",
+)
+"""Why a row is refused: one list for preparing and for scoring."""
+
+REFUSED = pa.schema([(ID, pa.string()), (URI, pa.string()), (REASON, pa.string()), (DETAIL, pa.string())])
+"""Refused rows: the refusals table of a data set and the quarantine of a scored date."""
+
+
+def dataset_schema(shape: tuple[int, int, int], color: str) -> pa.Schema:
+    """Rows of a prepared data set.
+
+    Args:
+        shape: Channels, height, width.
+        color: ``rgb`` or ``gray``.
+
+    Returns:
+        ``id`` string; ``image`` fixed-size binary of C*H*W bytes (uint8, row-major CHW); ``label`` int32. A
+        fixed-size binary is one copy from Parquet to NumPy; an Arrow tensor is stored as a list and is not.
+    """
+    channels, height, width = shape
+    metadata = {"shape": json.dumps(shape), "layout": "CHW", "dtype": "uint8", "color": color}
+    return pa.schema(
+        [
+            pa.field(ID, pa.string(), nullable=False),
+            pa.field(IMAGE, pa.binary(channels * height * width), nullable=False, metadata=metadata),
+            pa.field(LABEL, pa.int32(), nullable=False),
+        ]
+    )
+
+
+def scores_schema(classes: Sequence[str], layout: str) -> pa.Schema:
+    """Rows of a table of scores.
+
+    Args:
+        classes: Class names; the order of the probabilities, also kept in the schema's metadata.
+        layout: ``list`` for one fixed-size list, ``columns`` for a float32 column ``p_CLASS`` for each class.
+    """
+    if layout == "list":
+        probabilities = [pa.field(PROBABILITIES, pa.list_(pa.float32(), len(classes)), nullable=False)]
+    else:
+        probabilities = [pa.field(f"p_{name}", pa.float32(), nullable=False) for name in classes]
+    return pa.schema(
+        [
+            pa.field(ID, pa.string(), nullable=False),
+            pa.field(PREDICTION, pa.string(), nullable=False),
+            pa.field(CONFIDENCE, pa.float32(), nullable=False),
+            *probabilities,
+            pa.field(MODEL_NAME, pa.string(), nullable=False),
+            pa.field(MODEL_VERSION, pa.string(), nullable=False),
+            pa.field(SCORED_AT, pa.timestamp("us", tz="UTC"), nullable=False),
+        ],
+        metadata={
+            "cnnjob.format_version": str(SCORES_FORMAT_VERSION),
+            "cnnjob.class_names": json.dumps(list(classes), ensure_ascii=False),
+        },
+    )
+
+
+def refused_table(rows: Sequence[dict[str, Any]]) -> pa.Table:
+    """Refused rows as a table; an empty one has the same columns."""
+    return pa.Table.from_pylist(list(rows), schema=REFUSED)

@@ -1,0 +1,173 @@
+"""One unit: read, score, write its part, leave its receipt. All in one call, so images never travel.
+
+A part that is not published does not end in ``.parquet``; its receipt, written after it, says it is finished.
+"""
+
+import datetime as dt
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cnnjob import storage
+from cnnjob.data.rows import images_of, read_span
+from cnnjob.data.statistics import PixelCounts
+from cnnjob.schema import (
+    CONFIDENCE,
+    ID,
+    IMAGE,
+    MODEL_NAME,
+    MODEL_VERSION,
+    PREDICTION,
+    PROBABILITIES,
+    SCORED_AT,
+    scores_schema,
+)
+from cnnjob.scoring.engine import Engine
+from cnnjob.scoring.plan import ScoringModel, Unit
+
+DRIFT_STRIDE = 16
+"""Pixels of every 16th row are counted for drift: a share of the work that does not show."""
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What is known of a finished unit.
+
+    Attributes:
+        unit: Its name.
+        number: Its place in the plan.
+        rows: Rows scored.
+        refused: Rows refused, by reason.
+        ids_digest: Sum of the digests of its ids, in hexadecimal.
+        sha256: Of its part.
+        bytes: Of its part.
+        counts: Rows by predicted class, in the order of the class names.
+        pixels: Counts of pixel values over every ``DRIFT_STRIDE``-th row, channels x 256.
+        seconds: Wall time.
+    """
+
+    unit: str
+    number: int
+    rows: int
+    refused: dict[str, int]
+    ids_digest: str
+    sha256: str
+    bytes: int
+    counts: list[int]
+    pixels: list[list[int]]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Desk:
+    """What every unit of a job shares.
+
+    Attributes:
+        dataset: The input.
+        staging: Folder of parts and receipts.
+        model: The model.
+        layout: Layout of the probabilities, see ``schema.scores_schema``.
+        scored_at: When the plan was made; one value for a version.
+    """
+
+    dataset: str
+    staging: str
+    model: ScoringModel
+    layout: str
+    scored_at: dt.datetime
+
+
+def part_uri(staging: str, unit: str) -> str:
+    """Where the unfinished table keeps a unit's part."""
+    return storage.join(staging, f"{unit}.part")
+
+
+def receipt_uri(staging: str, unit: str) -> str:
+    """Where a unit's receipt lies."""
+    return storage.join(staging, f"{unit}.json")
+
+
+def do_unit(unit: Unit, desk: Desk, engine: Engine) -> Receipt:
+    """Read, score and write one unit; the receipt is durable when this returns."""
+    began = time.perf_counter()
+    schema = scores_schema(desk.model.class_names, desk.layout)
+    counts = np.zeros(len(desk.model.class_names), dtype=np.int64)
+    pixels = PixelCounts.zero(desk.model.shape[0])
+    ids_sum, rows = 0, 0
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
+        for ids, images in _read(unit, desk):
+            probabilities = engine.probabilities(images)
+            predicted = probabilities.argmax(axis=1)
+            writer.write_table(_table(ids, probabilities, predicted, desk, schema))
+            counts += np.bincount(predicted, minlength=len(counts))
+            pixels += PixelCounts.of(images[::DRIFT_STRIDE])
+            ids_sum += ids_digest(ids)
+            rows += len(ids)
+    content = sink.getvalue()
+    storage.write_bytes(part_uri(desk.staging, unit.name), content)
+    receipt = Receipt(
+        unit=unit.name,
+        number=unit.number,
+        rows=rows,
+        refused={},
+        ids_digest=storage.show_sum(ids_sum),
+        sha256=storage.sha256(content),
+        bytes=content.size,
+        counts=counts.tolist(),
+        pixels=pixels.counts.tolist(),
+        seconds=time.perf_counter() - began,
+    )
+    storage.write_json(receipt_uri(desk.staging, unit.name), asdict(receipt))
+    return receipt
+
+
+def finished(unit: Unit, staging: str) -> Receipt | None:
+    """The receipt of a unit that an earlier run finished, if its part is there and whole."""
+    try:
+        receipt = Receipt(**storage.read_json(receipt_uri(staging, unit.name)))
+        whole = storage.sha256(storage.read_bytes(part_uri(staging, unit.name))) == receipt.sha256
+    except (OSError, TypeError):
+        return None
+    return receipt if whole else None
+
+
+def ids_digest(ids: pa.ChunkedArray) -> int:
+    """Sum of the digests of ids: the same for the same ids in any order."""
+    return storage.sum_of_digests(map(_id_bytes, ids.to_pylist()))
+
+
+def _id_bytes(row_id: str) -> bytes:
+    return row_id.encode("utf-8", "surrogateescape")
+
+
+def _read(unit: Unit, desk: Desk) -> Iterator[tuple[pa.ChunkedArray, np.ndarray]]:
+    for span in unit.spans:
+        for table in read_span(desk.dataset, span, (ID, IMAGE)):
+            yield table.column(ID), images_of(table, desk.model.shape)
+
+
+def _table(
+    ids: pa.ChunkedArray, probabilities: np.ndarray, predicted: np.ndarray, desk: Desk, schema: pa.Schema
+) -> pa.Table:
+    rows, classes = probabilities.shape
+    names = pa.array(desk.model.class_names)
+    columns = {
+        ID: ids,
+        PREDICTION: names.take(pa.array(predicted)),
+        CONFIDENCE: pa.array(probabilities.max(axis=1)),
+        MODEL_NAME: pa.repeat(desk.model.name, rows),
+        MODEL_VERSION: pa.repeat(desk.model.version, rows),
+        SCORED_AT: pa.repeat(pa.scalar(desk.scored_at, pa.timestamp("us", tz="UTC")), rows),
+    }
+    if desk.layout == "list":
+        values = pa.array(np.ascontiguousarray(probabilities).reshape(-1))
+        columns[PROBABILITIES] = pa.FixedSizeListArray.from_arrays(values, classes)
+    else:
+        for number, name in enumerate(desk.model.class_names):
+            columns[f"p_{name}"] = pa.array(np.ascontiguousarray(probabilities[:, number]))
+    return pa.table([columns[name] for name in schema.names], schema=schema)

@@ -1,0 +1,156 @@
+"""The MLflow registry: versions, aliases, and bundles that are checked before they are parsed."""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from mlflow.artifacts import download_artifacts
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model
+
+from cnnjob.errors import ModelError
+from cnnjob.models.bundle import Bundle, read_bundle
+from cnnjob.tracking import flavor
+from cnnjob.tracking.server import Server, asking, shown
+
+DIGEST_TAG = "cnnjob.bundle_sha256"
+RUN_TAG = "cnnjob.run_id"
+CHAMPION = "champion"
+_ARTIFACT_NAME = "model"
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A version of a registered model."""
+
+    name: str
+    version: str
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A model URI, resolved once: what later steps use and write down.
+
+    Attributes:
+        name: Registered name.
+        version: Its version.
+        bundle: The model, its digest checked against the registry.
+    """
+
+    name: str
+    version: str
+    bundle: Bundle
+
+
+def register(server: Server, run_id: str, name: str, bundle: Bundle, example: np.ndarray) -> Registered:
+    """Log a bundle to its run and make it a version of the model ``name``.
+
+    A bundle of the same run and digest that is registered already is found and returned: a job that died between
+    registering and saying so does not make a second version.
+    """
+    with asking(server, f"register the model {name}"):
+        for version in server.client.search_model_versions(f"name = '{name}'"):
+            if version.tags.get(RUN_TAG) == run_id and version.tags.get(DIGEST_TAG) == bundle.digest:
+                return Registered(name, str(version.version))
+        info = Model.log(
+            artifact_path=None, name=_ARTIFACT_NAME, flavor=flavor, run_id=run_id, bundle=bundle, example=example
+        )
+        _ensure_model(server, name)
+        version = server.client.create_model_version(
+            name,
+            source=info.artifact_path if info.model_id is None else f"models:/{info.model_id}",
+            run_id=run_id,
+            tags={DIGEST_TAG: bundle.digest, RUN_TAG: run_id},
+            model_id=info.model_id,
+        )
+        return Registered(name, str(version.version))
+
+
+def promote(server: Server, name: str, version: str | None, alias: str) -> Registered:
+    """Point an alias at a version; by default the newest.
+
+    Raises:
+        ModelError: There is no such model or version.
+    """
+    found = _version(server, name, version) if version else _newest(server, name)
+    with asking(server, f"set the alias {alias}"):
+        server.client.set_registered_model_alias(name, alias, found.version)
+    return Registered(name, str(found.version))
+
+
+def resolve(server: Server, uri: str) -> Resolved:
+    """Resolve ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION`` and fetch the bundle.
+
+    Raises:
+        ModelError: There is no such model, alias or version; or it is no cnnjob model.
+        IntegrityError: The files are not those that were registered.
+    """
+    version = _find(server, uri)
+    digest = version.tags.get(DIGEST_TAG)
+    if digest is None:
+        raise ModelError(
+            f"{uri} (version {version.version}) has no tag {DIGEST_TAG}, so its files cannot be checked; it was not "
+            f"registered by cnnjob train. Train and register it with cnnjob."
+        )
+    with asking(server, f"fetch the model {uri}"), tempfile.TemporaryDirectory() as folder:
+        source = f"models:/{version.name}/{version.version}"
+        path = download_artifacts(artifact_uri=source, dst_path=folder, tracking_uri=server.uri)
+        bundle = read_bundle(Path(path), expected_digest=digest, where=f"{uri} (version {version.version})")
+    return Resolved(version.name, str(version.version), bundle)
+
+
+def _find(server: Server, uri: str) -> ModelVersion:
+    reference = uri.removeprefix("models:/")
+    name, at, alias = reference.partition("@")
+    if not at:
+        name, _, number = reference.partition("/")
+        return _version(server, name, number)
+    try:
+        return server.client.get_model_version_by_alias(name, alias)
+    except MlflowException as error:
+        raise _unknown(server, uri, error) from error
+
+
+def _version(server: Server, name: str, version: str) -> ModelVersion:
+    try:
+        return server.client.get_model_version(name, version)
+    except MlflowException as error:
+        raise _unknown(server, f"models:/{name}/{version}", error) from error
+
+
+def _newest(server: Server, name: str) -> ModelVersion:
+    with asking(server, f"list the versions of {name}"):
+        versions = server.client.search_model_versions(f"name = '{name}'")
+    if not versions:
+        raise _unknown(server, f"models:/{name}", None)
+    return max(versions, key=lambda version: int(version.version))
+
+
+def _unknown(server: Server, uri: str, error: MlflowException | None) -> Exception:
+    """The error for a model that is not there; a server that does not answer is another error."""
+    if error is not None and error.error_code not in (
+        "RESOURCE_DOES_NOT_EXIST",
+        "INVALID_PARAMETER_VALUE",
+        "NOT_FOUND",
+    ):
+        with asking(server, f"look up {uri}"):
+            raise error
+    with asking(server, "list its models"):
+        models = server.client.search_registered_models(max_results=10)
+    known = "; ".join(
+        f"{model.name} ({', '.join('@' + alias for alias in model.aliases) or 'no alias'})" for model in models
+    )
+    return ModelError(
+        f"there is no model {uri} in the registry at {shown(server.uri)}. It has: {known or 'no models yet'}. "
+        f"Correct the name, train it with register_as, or point at it with cnnjob promote."
+    )
+
+
+def _ensure_model(server: Server, name: str) -> None:
+    try:
+        server.client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise

@@ -1,0 +1,73 @@
+"""MLflow runs: one for a training, with its parameters, its metrics by epoch, its figures."""
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+
+from cnnjob.tracking.server import Server, asking
+
+_MAX_PARAM_CHARACTERS = 6000
+
+
+def ensure_experiment(server: Server, name: str) -> str:
+    """The id of an experiment; created on first use."""
+    with asking(server, f"open the experiment {name}"):
+        found = server.client.get_experiment_by_name(name)
+        if found is not None:
+            return str(found.experiment_id)
+        location = f"{server.artifacts}/{name}" if server.artifacts else None
+        try:
+            return str(server.client.create_experiment(name, artifact_location=location))
+        except MlflowException:
+            # Another job created it in between.
+            found = server.client.get_experiment_by_name(name)
+            if found is None:
+                raise
+            return str(found.experiment_id)
+
+
+def start_run(server: Server, experiment: str, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> str:
+    """Create a run and log its parameters (nested ones with dotted keys). Returns its id."""
+    experiment_id = ensure_experiment(server, experiment)
+    with asking(server, "create a run"):
+        run = server.client.create_run(experiment_id, run_name=name)
+        flat = [Param(key, str(value)[:_MAX_PARAM_CHARACTERS]) for key, value in _flat(params).items()]
+        server.client.log_batch(run.info.run_id, params=flat, tags=[RunTag(k, v) for k, v in tags.items()])
+        return str(run.info.run_id)
+
+
+def log_metrics(server: Server, run_id: str, metrics: Mapping[str, float], *, step: int, timestamp_ms: int) -> None:
+    """Log metrics of one step. The same call again, with its timestamp, leaves one point."""
+    points = [Metric(key, float(value), timestamp_ms, step) for key, value in metrics.items()]
+    with asking(server, f"log metrics of step {step}"):
+        server.client.log_batch(run_id, metrics=points)
+
+
+def log_files(server: Server, run_id: str, files: Mapping[str, bytes]) -> None:
+    """Log files as artifacts, by their path in the run."""
+    with asking(server, "store artifacts"), tempfile.TemporaryDirectory() as folder:
+        for name, content in files.items():
+            path = Path(folder, name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        server.client.log_artifacts(run_id, folder)
+
+
+def end_run(server: Server, run_id: str, status: str) -> None:
+    """End a run: FINISHED, FAILED or KILLED."""
+    with asking(server, f"end the run {run_id}"):
+        server.client.set_terminated(run_id, status)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat

@@ -1,0 +1,68 @@
+"""Optimizers, the learning rate as a function of the step, and the moving average of the weights."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from cnnjob.config.train import OptimizerConfig
+
+_SGD_MOMENTUM = 0.9
+_ONE_CYCLE_WARMUP = 0.3
+_ONE_CYCLE_START = 1 / 25
+_ONE_CYCLE_END = 1 / 1e4
+"""Shape of the one-cycle schedule: the defaults of torch.optim.lr_scheduler.OneCycleLR (Smith and Topin, 2017)."""
+
+
+def make_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """The optimizer of a config over ``parameters``."""
+    if config.name == "sgd":
+        return torch.optim.SGD(
+            parameters, lr=config.learning_rate, momentum=_SGD_MOMENTUM, nesterov=True, weight_decay=config.weight_decay
+        )
+    return torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+
+
+def learning_rate(config: OptimizerConfig, step: int, total_steps: int) -> float:
+    """The learning rate of step ``step`` (0 on) of ``total_steps``: nothing to save, nothing to restore."""
+    peak = config.learning_rate
+    progress = step / max(1, total_steps - 1)
+    match config.schedule:
+        case "constant":
+            return peak
+        case "cosine":
+            return _cosine(peak, 0.0, progress)
+        case "one_cycle":
+            if progress < _ONE_CYCLE_WARMUP:
+                return _cosine(peak * _ONE_CYCLE_START, peak, progress / _ONE_CYCLE_WARMUP)
+            rest = (progress - _ONE_CYCLE_WARMUP) / (1 - _ONE_CYCLE_WARMUP)
+            return _cosine(peak, peak * _ONE_CYCLE_START * _ONE_CYCLE_END, rest)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
+    """Set the rate of all parameter groups."""
+    for group in optimizer.param_groups:
+        group["lr"] = value
+
+
+class Average:
+    """Exponential moving average of weights: ``average = decay * average + (1 - decay) * weights`` a step.
+
+    The decay grows with the steps, as ``(1 + step) / (10 + step)``, until it reaches the configured one, so that
+    the first steps do not weigh for ever (as in TensorFlow's ExponentialMovingAverage).
+    """
+
+    def __init__(self, parameters: Iterable[torch.Tensor], decay: float) -> None:
+        self.tensors = [parameter.detach().clone() for parameter in parameters]
+        self._decay = decay
+
+    def update(self, parameters: Iterable[torch.Tensor], step: int) -> None:
+        """Take in the weights after step ``step`` (0 on)."""
+        decay = min(self._decay, (1 + step) / (10 + step))
+        with torch.no_grad():
+            torch._foreach_lerp_(self.tensors, [p.detach() for p in parameters], 1 - decay)
+
+
+def _cosine(start: float, end: float, progress: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * min(1.0, progress))) / 2

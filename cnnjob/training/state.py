@@ -1,0 +1,76 @@
+"""What a run is, in its folder: ``run.json``. It decides whether a name starts, goes on, is done, or is refused.
+
+A name stands for one config on one data set. Ray Train goes on with whatever lies under a name without a word;
+here another config or other data under the same name is refused, with the difference.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from cnnjob import storage
+from cnnjob.config.train import TrainConfig
+from cnnjob.errors import UserError
+from cnnjob.schema import CHECKPOINT_FORMAT_VERSION
+
+RUN_FILE = "run.json"
+FREE_KEYS = ("storage", "tracking", "cpus_per_worker", "cache_bytes_per_worker", "max_failures", "register_as")
+"""What may differ when a run goes on: where it runs and where it is told, not what it computes."""
+
+
+@dataclass(frozen=True)
+class RunState:
+    """The content of ``run.json``.
+
+    Attributes:
+        run_id: The run's MLflow id.
+        config: The config that computes, without ``FREE_KEYS``.
+        data_fingerprint: The data set's fingerprint.
+        result: What the finished run gave; None while it is not finished.
+    """
+
+    run_id: str
+    config: dict[str, Any]
+    data_fingerprint: str
+    result: dict[str, Any] | None = None
+
+
+def computing_config(config: TrainConfig) -> dict[str, Any]:
+    """The part of a config that decides what is computed. The data set counts by fingerprint, not by place."""
+    return config.model_dump(mode="json", exclude={*FREE_KEYS, "dataset", "name"})
+
+
+def open_run(run_folder: str, config: TrainConfig, data_fingerprint: str) -> RunState | None:
+    """The run that lies under this name, if there is one.
+
+    Raises:
+        UserError: It is a run of another config or of other data; the message shows the difference.
+    """
+    try:
+        document = storage.read_json(storage.join(run_folder, RUN_FILE))
+    except FileNotFoundError:
+        return None
+    document.pop("format_version", None)
+    state = RunState(**document)
+    differences = _differences(state.config, computing_config(config))
+    if state.data_fingerprint != data_fingerprint:
+        differences.append(f"data fingerprint: was {state.data_fingerprint[:12]}, is {data_fingerprint[:12]}")
+    if differences:
+        listed = "\n".join(f"  {line}" for line in differences)
+        raise UserError(
+            f"the run {config.name} in {config.storage} was begun with another config or other data:\n{listed}\n"
+            f"Give the new run another name, or remove {run_folder}."
+        )
+    return state
+
+
+def save_run(run_folder: str, state: RunState) -> None:
+    """Write ``run.json``, whole or not at all."""
+    document = {"format_version": CHECKPOINT_FORMAT_VERSION, **vars(state)}
+    storage.write_json(storage.join(run_folder, RUN_FILE), document)
+
+
+def _differences(before: Any, now: Any, key: str = "") -> list[str]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = sorted(before.keys() | now.keys())
+        return [line for k in keys for line in _differences(before.get(k), now.get(k), f"{key}.{k}".strip("."))]
+    return [] if before == now else [f"{key}: was {before!r}, is {now!r}"]

@@ -1,0 +1,150 @@
+"""What a person or a script sees: progress on standard error, the result on standard output.
+
+On a terminal: bars and tables. Elsewhere: plain lines. With ``--json``: one object on standard output, and
+everything else, also what libraries and worker processes print, on standard error.
+"""
+
+import dataclasses
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import IO, Any
+
+PLAIN_INTERVAL_S = 5.0
+"""Without a terminal, a stage that lasts says so this often."""
+
+
+class Console:
+    """The listener of ``cnnjob.progress``, and the writer of results.
+
+    Attributes:
+        as_json: Print results as one JSON object.
+    """
+
+    def __init__(self, *, as_json: bool, out: IO[str], err: IO[str]) -> None:
+        self.as_json = as_json
+        self._out = out
+        self._err = err
+        self._bars: Any = None
+        self._tasks: dict[str, Any] = {}
+        self._told: dict[str, float] = {}
+        self._tables: set[str] = set()
+
+    def note(self, message: str) -> None:
+        """One line on standard error."""
+        if self._bars is not None:
+            self._bars.console.print(message, markup=False, highlight=False)
+        else:
+            _write_line(self._err, message)
+
+    def advance(self, stage: str, done: int, total: int, unit: str) -> None:
+        """A bar on a terminal; elsewhere a line now and then, and one when the stage is done."""
+        if self._err.isatty():
+            self._advance_bar(stage, done, total, unit)
+            return
+        now = time.monotonic()
+        if done >= total or now - self._told.setdefault(stage, now) > PLAIN_INTERVAL_S:
+            self._told[stage] = now
+            self.note(f"{stage}: {done:,} of {total:,} {unit}")
+
+    def row(self, table: str, values: Mapping[str, object]) -> None:
+        """A row of a table that grows while the work goes on."""
+        self._close_bars()
+        cells = {name: _cell(value) for name, value in values.items()}
+        widths = {name: max(len(name), 8) for name in cells}
+        if table not in self._tables:
+            self._tables.add(table)
+            self.note("  ".join(name.rjust(widths[name]) for name in cells))
+        self.note("  ".join(text.rjust(widths[name]) for name, text in cells.items()))
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+        """A finished table on standard output; nothing with ``--json``."""
+        if self.as_json:
+            return
+        from rich import box
+        from rich.console import Console as RichConsole
+        from rich.table import Table
+
+        drawn = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
+        for row in rows:
+            drawn.add_row(*(_cell(value) for value in row))
+        RichConsole(file=self._out, highlight=False).print(drawn)
+
+    def say(self, text: str = "") -> None:
+        """A line of the result on standard output; nothing with ``--json``."""
+        if not self.as_json:
+            _write_line(self._out, text)
+
+    def result(self, result: object) -> None:
+        """The result object; only with ``--json``."""
+        self._close_bars()
+        if self.as_json:
+            _write_line(self._out, json.dumps(plain(result), ensure_ascii=False, default=str))
+
+    def close(self) -> None:
+        """End the bars, whatever happened."""
+        self._close_bars()
+
+    def _advance_bar(self, stage: str, done: int, total: int, unit: str) -> None:
+        from rich.console import Console as RichConsole
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        if self._bars is None:
+            text = TextColumn("{task.description}")
+            self._bars = Progress(
+                text, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=RichConsole(file=self._err)
+            )
+            self._bars.start()
+        if stage not in self._tasks:
+            self._tasks[stage] = self._bars.add_task(f"{stage} ({unit})", total=total)
+        self._bars.update(self._tasks[stage], completed=done)
+
+    def _close_bars(self) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = None
+            self._tasks = {}
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses, models, mappings and sequences as plain values that JSON knows."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    return value
+
+
+@contextmanager
+def guarded_stdout() -> Iterator[IO[str]]:
+    """Keep standard output for results.
+
+    File descriptor 1 is pointed at standard error for the time of the work, so that no library, native code or
+    worker process can mix its lines into a result that a script reads. Yields the real standard output.
+    """
+    sys.stdout.flush()
+    real = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with os.fdopen(os.dup(real), "w", encoding="utf-8") as out:
+            yield out
+    finally:
+        sys.stdout.flush()
+        os.dup2(real, 1)
+        os.close(real)
+
+
+def _write_line(stream: IO[str], text: str) -> None:
+    stream.write(text + "\n")
+    stream.flush()
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4f}"  # noqa: PLR2004 - rates, not shares
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

@@ -1,0 +1,110 @@
+"""``cnnjob demo``: the whole line on real images, with the shipped confs.
+
+Prepare the handwritten digits, train with 2 DDP workers, make the registered model the champion, score the test
+split into a Parquet table, and show its first rows. Each step does only what is left to do.
+"""
+
+import datetime as dt
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cnnjob.cluster.session import shared_session
+from cnnjob.config import kinds
+from cnnjob.config.score import ScoreConfig
+from cnnjob.config.train import TrainConfig
+from cnnjob.scoring.reading import read_scores
+from cnnjob.tracking.registry import CHAMPION
+from cnnjob.tracking.server import connect
+from pipelines import prepare, promote, score, train
+from pipelines.confs import shipped
+from pipelines.console import Console
+
+FIRST_ROWS = 5
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What ``cnnjob demo --json`` prints.
+
+    Attributes:
+        model_name: Registered name.
+        model_version: The champion's version.
+        tracking_uri: Where MLflow has it.
+        test: Loss and accuracy on the test split.
+        dataset: Where the prepared data set lies.
+        scores: Root of the table.
+        date: The date scored.
+        rows: Rows in the date's table.
+        created: Which steps had something to do.
+        seconds: Wall time.
+        ui_command: The command that opens the MLflow UI.
+    """
+
+    model_name: str
+    model_version: str
+    tracking_uri: str
+    test: dict[str, Any]
+    dataset: str
+    scores: str
+    date: str
+    rows: int
+    created: dict[str, bool]
+    seconds: float
+    ui_command: str
+
+
+def run(folder: Path, date: dt.date, console: Console) -> DemoResult:
+    """Run the line with everything it writes below ``folder``."""
+    began = time.perf_counter()
+    at = {
+        "dataset": folder / "datasets" / "digits",
+        "runs": folder / "runs",
+        "tracking": folder / "tracking",
+        "scores": folder / "scores" / "digits",
+    }
+    prepare_config = kinds.load("prepare", shipped("prepare/digits.yaml"), [f"output={at['dataset']}"])
+    places = [f"dataset={at['dataset']}", f"storage={at['runs']}", f"tracking.uri={at['tracking']}"]
+    train_config: TrainConfig = kinds.load("train", shipped("train/digits.yaml"), places)
+    places = [f"input.uri={at['dataset']}", f"output={at['scores']}", f"tracking.uri={at['tracking']}", f"date={date}"]
+    score_config: ScoreConfig = kinds.load("score", shipped("score/digits.yaml"), places)
+
+    with shared_session():
+        prepared = prepare.run(prepare_config, console)
+        trained = train.run(train_config, console)
+        promote.run(train_config.tracking.uri, trained.model_name, trained.model_version, CHAMPION)
+        scored = score.run(score_config, console)
+    return DemoResult(
+        model_name=trained.model_name,
+        model_version=trained.model_version,
+        tracking_uri=trained.tracking_uri,
+        test=trained.test,
+        dataset=prepared.dataset,
+        scores=scored.output,
+        date=scored.date,
+        rows=scored.rows,
+        created={"prepare": prepared.created, "train": trained.created, "score": scored.published},
+        seconds=time.perf_counter() - began,
+        ui_command=connect(train_config.tracking.uri).ui_command,
+    )
+
+
+def show(result: DemoResult, console: Console) -> None:
+    """The figures, the first rows, where everything lies, and how to look at it."""
+    done = [step for step, created in result.created.items() if not created]
+    if done:
+        console.say(f"Already done before, and not done again: {', '.join(done)}")
+    test = result.test
+    console.say(f"Test accuracy {test['accuracy']:.4f}, loss {test['loss']:.4f}, on {test['rows']:,} rows")
+    table = read_scores(result.scores, dt.date.fromisoformat(result.date)).slice(0, FIRST_ROWS)
+    rows = [
+        [row["id"], row["prediction"], row["confidence"], " ".join(f"{p:.2f}" for p in row["probabilities"])]
+        for row in table.to_pylist()
+    ]
+    console.table(["id", "prediction", "confidence", "probabilities of 0 to 9"], rows)
+    console.say(f"Data set   {result.dataset}")
+    console.say(f"Model      models:/{result.model_name}@{CHAMPION}, version {result.model_version}")
+    console.say(f"Scores     {result.scores}/date={result.date}, {result.rows:,} rows")
+    console.say(f"MLflow UI  {result.ui_command}")
+    console.say(f"Done in {result.seconds:.0f} s")

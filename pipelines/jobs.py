@@ -1,0 +1,95 @@
+"""``cnnjob up``, ``down``, ``submit``, ``jobs``, ``logs`` and ``stop``: a local head, and jobs on any cluster."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ray.job_submission import JobSubmissionClient
+
+from cnnjob.cluster import head
+from cnnjob.cluster import submit as api
+from cnnjob.cluster.head import Head
+from cnnjob.cluster.submit import JobState
+from cnnjob.config import kinds
+from cnnjob.config.base import absolute
+from cnnjob.config.cluster import ClusterConfig
+from cnnjob.config.load import load_config
+from pipelines.console import Console
+
+
+def up(conf: Path | None, overrides: Sequence[str], console: Console) -> Head:
+    """Start a head on this machine."""
+    if conf is None:
+        config = load_config(ClusterConfig, {}, where="--set", overrides=overrides)
+    else:
+        config = kinds.load("cluster", conf, overrides)
+    console.note("Starting a Ray head on this machine")
+    started = head.start(config)
+    console.say(f"A Ray head runs at {started.address} (loopback; token in {started.token_path})")
+    console.say(f"Submit: cnnjob submit train CONF --address {started.address} --follow     Stop: cnnjob down")
+    return started
+
+
+def down(state: str, console: Console) -> dict[str, bool]:
+    """Stop the head of this machine."""
+    stopped = head.stop(Path(absolute(state)))
+    console.say("Stopped" if stopped else "Nothing to do: no head of cnnjob is running")
+    return {"stopped": stopped}
+
+
+def submit(
+    kind: kinds.KindName,
+    conf: Path,
+    overrides: Sequence[str],
+    address: str,
+    state: str,
+    console: Console,
+    *,
+    wait: bool,
+) -> JobState:
+    """Submit a job; with ``wait``, show its log and end as it ends."""
+    config = kinds.load(kind, conf, overrides)
+    client = _client(address, state)
+    job_id = api.submit(client, kind, config)
+    console.note(f"Submitted {job_id} to {address}")
+    if not wait:
+        console.say(job_id)
+        return api.state(client, job_id)
+    ended = api.follow(client, job_id, _write)
+    console.say(f"{job_id} {ended.status}")
+    return JobState(ended.job_id, ended.status, api.exit_code(ended), ended.entrypoint)
+
+
+def listing(address: str, state: str, console: Console) -> dict[str, list[JobState]]:
+    """The jobs of a cluster."""
+    found = api.listing(_client(address, state))
+    rows = [[job.job_id, job.status, "" if job.exit_code is None else job.exit_code, job.entrypoint] for job in found]
+    console.table(["job", "status", "exit code", "command"], rows)
+    return {"jobs": found}
+
+
+def logs(job_id: str, address: str, state: str, console: Console) -> dict[str, str]:
+    """The log of a job so far."""
+    client = _client(address, state)
+    api.state(client, job_id)
+    text: str = client.get_job_logs(job_id)
+    console.say(text)
+    return {"job_id": job_id, "log": text}
+
+
+def stop(job_id: str, address: str, state: str, console: Console) -> JobState:
+    """Stop a job."""
+    client = _client(address, state)
+    api.state(client, job_id)
+    client.stop_job(job_id)
+    console.say(f"Asked {job_id} to stop")
+    return api.state(client, job_id)
+
+
+def _client(address: str, state: str) -> JobSubmissionClient:
+    return api.connect(address, head.token_for(Path(absolute(state)), address))
+
+
+def _write(text: str) -> None:
+    sys.stderr.write(text)
+    sys.stderr.flush()

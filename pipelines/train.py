@@ -1,0 +1,188 @@
+"""``cnnjob train``: a prepared data set in, a registered model out.
+
+Read the manifest and build the net. A finished run of this name, config and data is not run again. Otherwise
+open Ray, train with DDP on all workers (from the newest checkpoint if there is one), and follow the journal into
+the table and into MLflow. Then take the weights of the best validation epoch, export them, check the exported
+graph against the net on real rows, and register the bundle.
+"""
+
+import dataclasses
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from cnnjob import storage
+from cnnjob.cluster.session import Needs, session
+from cnnjob.config.load import dump_config
+from cnnjob.config.train import TrainConfig
+from cnnjob.data.manifest import Manifest, read_manifest
+from cnnjob.data.rows import read_rows
+from cnnjob.models import bundle as bundles
+from cnnjob.models.bundle import Bundle
+from cnnjob.models.export import check_parity, export_onnx, weights
+from cnnjob.models.presets import net_for
+from cnnjob.tracking import registry, runs
+from cnnjob.tracking.server import Server, connect
+from cnnjob.training import driver, figures
+from cnnjob.training.state import RunState, computing_config, open_run, save_run
+from cnnjob.training.worker import TEST_KEY, TrainJob
+from cnnjob.versions import git_commit, library_versions
+from pipelines.console import Console
+
+EPOCH_KEYS = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "images_per_s", "first_batch_s")
+EXAMPLE_ROWS = 8
+PARITY_ROWS = 512
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What ``cnnjob train --json`` prints.
+
+    Attributes:
+        run_id: The MLflow run.
+        model_name: Registered name.
+        model_version: Its version.
+        epochs: A row for each epoch, see ``EPOCH_KEYS``.
+        best_epoch: The epoch whose weights are registered.
+        test: ``loss`` and ``accuracy`` on the test split, and its ``rows``.
+        seconds_to_first_step: From the command's start to the first epoch's first step.
+        parity: Largest difference of a probability between the graph and the net.
+        tracking_uri: Where MLflow has it.
+        created: False where there was nothing left to do.
+    """
+
+    run_id: str
+    model_name: str
+    model_version: str
+    epochs: list[dict[str, Any]]
+    best_epoch: int
+    test: dict[str, Any]
+    seconds_to_first_step: float
+    parity: float
+    tracking_uri: str
+    created: bool = True
+
+
+def run(config: TrainConfig, console: Console) -> TrainResult:
+    """Train, evaluate and register what ``config`` asks for."""
+    began = time.time()
+    manifest = read_manifest(config.dataset)
+    net = net_for(config.model, manifest.image.shape, len(manifest.class_names))
+    run_folder = storage.join(config.storage, config.name)
+    state = open_run(run_folder, config, manifest.fingerprint)
+    if state is not None and state.result is not None:
+        return TrainResult(**{**state.result, "created": False})
+    with session(_needs(config), console):
+        server = connect(config.tracking.uri)
+        if state is None:
+            state = _begin(server, config, manifest, run_folder)
+        else:
+            console.note(f"Run {config.name} goes on from its newest checkpoint")
+        threads = driver.threads_of(config.cpus_per_worker)
+        job = TrainJob(config, manifest, net, run_folder, state.run_id, threads, began)
+        entries = _train(job, server, console)
+    result = _register(job, server, entries, manifest)
+    save_run(run_folder, dataclasses.replace(state, result=dataclasses.asdict(result)))
+    runs.end_run(server, state.run_id, "FINISHED")
+    return result
+
+
+def show(result: TrainResult, console: Console) -> None:
+    """The result for people."""
+    if not result.created:
+        console.say("Nothing to do: the run of this name is finished, with this config and these data")
+    console.say(
+        f"Registered {result.model_name} version {result.model_version} (epoch {result.best_epoch}): "
+        f"test accuracy {result.test['accuracy']:.4f}, loss {result.test['loss']:.4f}, {result.test['rows']:,} rows"
+    )
+
+
+def _needs(config: TrainConfig) -> Needs:
+    gpus = config.num_workers if config.use_gpu else 0
+    return Needs(processes=config.num_workers, cpus_per_process=config.cpus_per_worker, gpus=gpus)
+
+
+def _begin(server: Server, config: TrainConfig, manifest: Manifest, run_folder: str) -> RunState:
+    params = {**config.model_dump(mode="json"), "data_fingerprint": manifest.fingerprint}
+    tags = {"cnnjob.data_fingerprint": manifest.fingerprint, "mlflow.source.git.commit": git_commit() or ""}
+    run_id = runs.start_run(server, config.tracking.experiment, config.name, params, tags)
+    state = RunState(run_id, computing_config(config), manifest.fingerprint)
+    save_run(run_folder, state)
+    storage.write_bytes(storage.join(run_folder, "config.yaml"), dump_config(config).encode())
+    return state
+
+
+def _train(job: TrainJob, server: Server, console: Console) -> list[dict[str, Any]]:
+    entries: list[dict[str, Any]] = []
+
+    def on_entry(entry: dict[str, Any]) -> None:
+        entries.append(entry)
+        if entry["key"] == TEST_KEY:
+            values = {"test_loss": entry["loss"], "test_accuracy": entry["accuracy"]}
+            step = job.config.num_epochs
+        else:
+            values = {key: entry[key] for key in EPOCH_KEYS[1:]}
+            step = entry["epoch"]
+            console.row("epochs", {key: entry[key] for key in EPOCH_KEYS})
+        runs.log_metrics(server, job.run_id, values, step=step, timestamp_ms=entry["timestamp_ms"])
+
+    steps = math.ceil(job.manifest.splits["train"].rows / job.config.global_batch_size)
+    console.note(
+        f"Training {job.config.name}: {job.manifest.splits['train'].rows:,} rows, {job.config.num_epochs} epochs of "
+        f"{steps} steps, {job.config.num_workers} workers of {job.threads} thread(s)"
+    )
+    driver.fit(job, on_entry)
+    return entries
+
+
+def _register(job: TrainJob, server: Server, entries: list[dict[str, Any]], manifest: Manifest) -> TrainResult:
+    epochs = [{key: entry[key] for key in EPOCH_KEYS} for entry in entries if entry["key"] != TEST_KEY]
+    tested = next(entry for entry in entries if entry["key"] == TEST_KEY)
+    test = {key: tested[key] for key in ("loss", "accuracy", "rows")}
+    bundle, parity, example = _bundle(job, {"best_epoch": tested["best_epoch"], "test": test})
+    pictures = {
+        "figures/curves.png": figures.curves(epochs),
+        "figures/confusion_test.png": figures.confusion(tested["confusion"], manifest.class_names),
+        "config.yaml": dump_config(job.config).encode(),
+    }
+    runs.log_files(server, job.run_id, pictures)
+    registered = registry.register(server, job.run_id, job.config.model_name, bundle, example)
+    return TrainResult(
+        run_id=job.run_id,
+        model_name=registered.name,
+        model_version=registered.version,
+        epochs=epochs,
+        best_epoch=tested["best_epoch"],
+        test=test,
+        seconds_to_first_step=entries[0]["seconds_to_first_step"],
+        parity=parity,
+        tracking_uri=server.uri,
+    )
+
+
+def _bundle(job: TrainJob, metrics: dict[str, Any]) -> tuple[Bundle, float, Any]:
+    """Export the best weights, and check the graph against the net on real rows of the data set."""
+    manifest = job.manifest
+    module, _ = driver.best_model(job)
+    graph = export_onnx(module, job.net.shape, manifest.class_names)
+    rows = read_rows(job.config.dataset, manifest.splits["train"], 0, PARITY_ROWS, job.net.shape)
+    parity = check_parity(graph, module, rows.images)
+    statistics = manifest.statistics.model_dump(mode="json")
+    description = bundles.describe(
+        {
+            "architecture": dataclasses.asdict(job.net),
+            "class_names": manifest.class_names,
+            "image": manifest.image.model_dump(mode="json"),
+            "mean": manifest.statistics.mean,
+            "std": manifest.statistics.std,
+            "data_fingerprint": manifest.fingerprint,
+            "drift_reference": {key: statistics[key] for key in ("pixel_histogram", "class_shares")},
+            "config": job.config.model_dump(mode="json"),
+            "git_commit": git_commit(),
+            "metrics": metrics,
+            "versions": library_versions("cnnjob", "torch", "onnx", "onnxruntime", "ray", "mlflow", "numpy"),
+        }
+    )
+    files = {bundles.ONNX: graph, bundles.SAFETENSORS: weights(module), bundles.DESCRIPTION: description}
+    return Bundle(files), parity, rows.images[:EXAMPLE_ROWS]

@@ -1,0 +1,248 @@
+"""Small real things for tests: a source of random images, preparing and training in this process, a bundle.
+
+Nothing here starts Ray: where the product spreads a plain function over a cluster, it is called here in a loop.
+"""
+
+import hashlib
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+
+from cnnjob.config.prepare import ImageConfig, LimitsConfig, PrepareConfig, ShardsConfig, SourceConfig, SplitConfig
+from cnnjob.config.score import InputConfig, ScoreConfig, UnitsConfig
+from cnnjob.config.train import OptimizerConfig, TrainConfig
+from cnnjob.data import job
+from cnnjob.data.manifest import Image, Manifest, Shard, Split, Statistics
+from cnnjob.data.sources.base import RawImage, Unit
+from cnnjob.models.bundle import DESCRIPTION, ONNX, SAFETENSORS, Bundle, describe
+from cnnjob.models.cnn import Classifier, build
+from cnnjob.models.export import export_onnx, weights
+from cnnjob.models.spec import Block, Net
+from cnnjob.progress import Silent
+from cnnjob.schema import DATASET_FORMAT_VERSION, SPLITS
+from cnnjob.scoring.plan import ScoringModel
+from cnnjob.training.checkpoint import Checkpoint, Progress
+from cnnjob.training.feed import Place, TrainingFeed
+from cnnjob.training.loop import EpochSums, Trainer, train_epoch
+from cnnjob.training.optim import Average, learning_rate, make_optimizer, set_learning_rate
+from cnnjob.training.order import num_steps
+
+CLASS_NAMES = ("ant", "bee", "cat")
+SMALL = (8, 8)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A prepared data set: its folder and its manifest."""
+
+    path: str
+    manifest: Manifest
+
+
+class PictureSource:
+    """Random images: row k depends on the seed and k alone. Each has one of ``sizes``, in gray or in color."""
+
+    class_names: Sequence[str] = CLASS_NAMES
+
+    def __init__(self, num_rows: int, *, seed: int = 0, sizes: Sequence[tuple[int, int]] = (SMALL,)) -> None:
+        self.num_rows = num_rows
+        self.seed = seed
+        self.sizes = tuple(sizes)
+
+    def digest(self) -> str:
+        """Of everything that the rows depend on."""
+        return hashlib.sha256(repr((self.num_rows, self.seed, self.sizes)).encode()).hexdigest()
+
+    def row(self, number: int) -> RawImage:
+        """One row."""
+        generator = np.random.default_rng([self.seed, number])
+        height, width = self.sizes[generator.integers(len(self.sizes))]
+        shape = (height, width, 3) if generator.integers(2) else (height, width)
+        label = int(generator.integers(len(CLASS_NAMES)))
+        pixels = generator.integers(0, 256, shape, dtype=np.uint8)
+        return RawImage(id=f"row-{number}", uri=f"memory/{number}", label=label, pixels=pixels)
+
+    def read(self, unit: Unit) -> Iterator[RawImage]:
+        """The rows of a unit, in listing order."""
+        return map(self.row, range(unit.start, unit.stop))
+
+
+def prepare_config(
+    output: Path,
+    *,
+    size: tuple[int, int] = (32, 32),
+    resize: str = "stretch",
+    rows_per_shard: int = 40,
+    rows_per_group: int = 16,
+    **split: Any,
+) -> PrepareConfig:
+    """A config that prepares RGB images of ``size`` into small shards."""
+    height, width = size
+    return PrepareConfig(
+        output=str(output),
+        source=SourceConfig(kind="digits"),
+        image=ImageConfig(height=height, width=width, resize=resize),
+        split=SplitConfig(**split),
+        limits=LimitsConfig(max_refused_share=1.0),
+        shards=ShardsConfig(target_bytes=rows_per_shard * 3 * height * width, rows_per_group=rows_per_group),
+    )
+
+
+def prepare(config: PrepareConfig, source: Any, *, rows_per_unit: int = 512, order: int = 0) -> Manifest:
+    """Prepare a data set in this process; tasks of ``rows_per_unit`` rows are done in an order drawn by ``order``."""
+
+    def spread(function: Any, items: Sequence[Any], **_: Any) -> Iterator[Any]:
+        return map(function, random.Random(order).sample(list(items), len(items)))
+
+    with mock.patch.multiple(job, spread=spread, ROWS_PER_UNIT=rows_per_unit):
+        return job.run(config, source, Silent())
+
+
+def training_rows(output: Path, num_rows: int) -> Dataset:
+    """A small data set whose ``num_rows`` rows all train."""
+    config = prepare_config(output, size=SMALL, resize="exact", rows_per_shard=10, rows_per_group=4, val=0.0, test=0.0)
+    return Dataset(str(output), prepare(config, PictureSource(num_rows)))
+
+
+def manifest_of(shard_rows: Sequence[int], split: str = "test") -> Manifest:
+    """A manifest without files: one split with shards of so many rows."""
+    shards = [
+        Shard(path=f"{split}/{k:05d}.parquet", rows=rows, bytes=1, sha256=f"{k:064x}") for k, rows in enumerate(shard_rows)
+    ]
+    none = Split(rows=0, class_counts=(0, 0, 0), shards=(), fingerprint="0" * 64)
+    full = Split(rows=sum(shard_rows), class_counts=(sum(shard_rows), 0, 0), shards=tuple(shards), fingerprint="1" * 64)
+    return Manifest(
+        format_version=DATASET_FORMAT_VERSION,
+        fingerprint="2" * 64,
+        class_names=CLASS_NAMES,
+        image=Image(channels=3, height=8, width=8, color="rgb", resize="exact", filter="bilinear"),
+        splits={name: full if name == split else none for name in SPLITS},
+        statistics=Statistics(mean=(0.5,) * 3, std=(0.2,) * 3, pixel_histogram=((1,) * 256,) * 3, class_shares=(1.0, 0, 0)),
+        rows_in=sum(shard_rows),
+        refused={},
+        source={},
+        config={},
+        versions={},
+    )
+
+
+def small_net(manifest: Manifest, *, dropout: float = 0.0) -> Net:
+    """A net of a few thousand parameters for the manifest's images."""
+    blocks = (Block(4, padding=1, pool=2), Block(6, padding=1, pool=2))
+    return Net(manifest.image.shape, len(manifest.class_names), blocks, (8,), dropout)
+
+
+def default_net(manifest: Manifest) -> Net:
+    """The default preset for the manifest's images."""
+    blocks = (Block(16, padding=1, pool=2), Block(32, padding=1, pool=2))
+    return Net(manifest.image.shape, len(manifest.class_names), blocks, (64,))
+
+
+def train_config(dataset: Dataset, *, optimizer: OptimizerConfig | None = None, **values: Any) -> TrainConfig:
+    """A config that trains on ``dataset``."""
+    return TrainConfig(dataset=dataset.path, name="test", optimizer=optimizer or OptimizerConfig(), **values)
+
+
+class TrainingRun:
+    """A run on one rank, put together from the plain parts as a worker does it, without Ray."""
+
+    def __init__(self, dataset: Dataset, config: TrainConfig, net: Net | None = None) -> None:
+        self.dataset = dataset
+        self.config = config
+        statistics = dataset.manifest.statistics
+        self.module = build(net or default_net(dataset.manifest), statistics.mean, statistics.std, seed=config.seed)
+        self.optimizer = make_optimizer(config.optimizer, self.module.parameters())
+        decay = config.optimizer.ema_decay
+        self.average = Average(self.module.parameters(), decay) if decay else None
+        self.epoch = 0
+
+    def train_epoch(self, epoch: int) -> EpochSums:
+        """One epoch, 1 on."""
+        config, manifest = self.config, self.dataset.manifest
+        steps = num_steps(manifest.splits["train"].rows, config.global_batch_size)
+        feed = TrainingFeed(
+            self.dataset.path,
+            manifest,
+            Place(0, 1),
+            global_batch_size=config.global_batch_size,
+            seed=config.seed,
+            cache_bytes=config.cache_bytes_per_worker,
+        )
+
+        def before(step: int) -> None:
+            rate = learning_rate(config.optimizer, step, steps * config.num_epochs)
+            set_learning_rate(self.optimizer, rate)
+
+        def after(step: int) -> None:
+            if self.average:
+                self.average.update(self.module.parameters(), step)
+
+        bf16 = config.precision == "bf16"
+        trainer = Trainer(self.module, self.optimizer, 1, before, after, torch.device("cpu"), bf16)
+        torch.manual_seed(config.seed + epoch)
+        self.epoch = epoch
+        classes = len(manifest.class_names)
+        return train_epoch(trainer, feed.epoch(epoch), first_step=(epoch - 1) * steps, num_classes=classes)
+
+    def checkpoint(self) -> Checkpoint:
+        """Everything the run needs to go on."""
+        state = {name: tensor.detach().clone() for name, tensor in self.module.state_dict().items()}
+        average = {str(k): tensor for k, tensor in enumerate(self.average.tensors)} if self.average else {}
+        progress = Progress(self.epoch, self.epoch, 0.5, 0.75, "run", self.dataset.manifest.fingerprint)
+        return Checkpoint(progress, state, state, average, self.optimizer.state_dict())
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Take up the state of a checkpoint."""
+        self.module.load_state_dict(dict(checkpoint.weights))
+        self.optimizer.load_state_dict(checkpoint.optimizer)
+        if self.average:
+            for number, tensor in enumerate(self.average.tensors):
+                tensor.copy_(checkpoint.average[str(number)])
+        self.epoch = checkpoint.progress.epoch
+
+
+def description_of(manifest: Manifest) -> dict[str, Any]:
+    """What ``model.json`` says of a model for the manifest's data, without the format version."""
+    statistics = manifest.statistics
+    return {
+        "architecture": {"blocks": []},
+        "class_names": manifest.class_names,
+        "image": manifest.image.model_dump(),
+        "mean": statistics.mean,
+        "std": statistics.std,
+        "data_fingerprint": manifest.fingerprint,
+        "drift_reference": {"class_shares": statistics.class_shares},
+        "config": {"seed": 0},
+        "git_commit": None,
+        "metrics": {},
+        "versions": {},
+    }
+
+
+def bundle_of(module: Classifier, manifest: Manifest) -> Bundle:
+    """A whole bundle of a module."""
+    graph = export_onnx(module, manifest.image.shape, manifest.class_names)
+    files = {ONNX: graph, SAFETENSORS: weights(module), DESCRIPTION: describe(description_of(manifest))}
+    return Bundle(files)
+
+
+def score_config(dataset: str, output: Path, *, target_rows: int = 64, **values: Any) -> ScoreConfig:
+    """A config that scores the test split of a data set."""
+    return ScoreConfig(
+        input=InputConfig(kind="dataset", uri=dataset, split="test"),
+        model="models:/digits/1",
+        output=str(output),
+        units=UnitsConfig(target_rows=target_rows),
+        **values,
+    )
+
+
+def scoring_model(manifest: Manifest, digest: str = "d" * 64) -> ScoringModel:
+    """A registered model that fits the manifest's images."""
+    return ScoringModel("digits", "1", digest, manifest.class_names, manifest.image.shape)
