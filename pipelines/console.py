@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import IO, Any
 
+PLAIN_WIDTH = 120
 PLAIN_INTERVAL_S = 5.0
 """Without a terminal, a stage that lasts says so this often."""
 
@@ -71,7 +72,8 @@ class Console:
         drawn = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
         for row in rows:
             drawn.add_row(*(_cell(value) for value in row))
-        RichConsole(file=self._out, highlight=False).print(drawn)
+        width = None if self._out.isatty() else PLAIN_WIDTH
+        RichConsole(file=self._out, highlight=False, width=width).print(drawn)
 
     def say(self, text: str = "") -> None:
         """A line of the result on standard output; nothing with ``--json``."""

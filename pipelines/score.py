@@ -142,12 +142,12 @@ def _score(
     if not units:
         return []
     graph = resolved.bundle.files[bundles.ONNX]
-    actors = job.num_actors(config.engine, len(units), machine_cpus())
-    needs = Needs(actors, config.engine.threads_per_actor, key="engine.num_actors")
+    processes = job.num_processes(config.engine, len(units), machine_cpus())
+    needs = Needs(processes, config.engine.threads_per_process, key="engine.num_processes")
     receipts: list[Receipt] = []
     with session(needs, console):
-        actors = job.num_actors(config.engine, len(units), cpus_available())
-        for receipt in job.run(units, desk, graph, config.engine, actors):
+        processes = job.num_processes(config.engine, len(units), cpus_available())
+        for receipt in job.run(units, desk, graph, config.engine, processes):
             receipts.append(receipt)
             console.advance("scoring", sum(r.rows for r in receipts), sum(u.rows for u in units), "rows")
     return receipts

@@ -66,6 +66,12 @@ def cpus_available() -> int:
     return int(ray.cluster_resources().get("CPU", 0)) if ray.is_initialized() else machine_cpus()
 
 
+def apply_environment() -> None:
+    """Set what Ray reads from the environment when it starts; what the user has set stays."""
+    for name, value in _DRIVER_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
 _shared = False
 
 
@@ -91,8 +97,7 @@ def session(needs: Needs, progress: Progress) -> Iterator[None]:
         ResourceError: The machine or the cluster has less than the job needs; nothing was started.
         ClusterError: The cluster that Ray names cannot be reached.
     """
-    for name, value in _DRIVER_ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    apply_environment()
     if ray.is_initialized():
         _check_cluster(needs)
         yield

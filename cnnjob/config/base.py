@@ -23,7 +23,12 @@ def absolute(uri: str) -> str:
     """A local path made absolute, with ~ expanded; a URI as it is. Raises ValueError where it is empty."""
     if not uri.strip():
         raise ValueError("a path or URI cannot be empty")
-    return uri if "://" in uri else os.path.abspath(Path(uri).expanduser())  # noqa: PTH100 - `..` goes too
+    if "://" in uri:
+        return uri
+    try:
+        return os.path.abspath(Path(uri).expanduser())  # noqa: PTH100 - `..` goes too
+    except RuntimeError as error:
+        raise ValueError(f"its home folder is not known ({error})") from error
 
 
 Uri = Annotated[str, AfterValidator(absolute)]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from cnnjob.config.base import RULES_ATTRIBUTE, Config
 from cnnjob.errors import ConfigError, Mistake
@@ -31,6 +31,8 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002
         seen: set[str] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key should be a word", key.start_mark)
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key.value!r} is written twice", key.start_mark
@@ -39,9 +41,17 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
+class _Dumper(yaml.SafeDumper):
+    """Writes what ``_Loader`` reads back: words that it would take for numbers are quoted."""
+
+
+for _each in (_Loader, _Dumper):
+    _each.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+    )
+
+_UNREADABLE = (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+"""What PyYAML raises on text that is no YAML, or YAML that means nothing, such as `!!bool maybe`."""
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -60,7 +70,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(where, [Mistake("file", f"is larger than {MAX_CONFIG_BYTES} bytes; this is no config")])
     try:
         values = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
+    except _UNREADABLE as error:
         raise ConfigError(where, [Mistake("file", f"is not readable YAML: {_one_line(error)}")]) from error
     if values is None:
         return {}
@@ -89,7 +99,10 @@ def load_config(
     Raises:
         ConfigError: With every mistake: of overrides, of single fields, of rules.
     """
-    merged, mistakes = _apply(values, overrides)
+    try:
+        merged, mistakes = _apply(values, overrides)
+    except RecursionError as error:
+        raise ConfigError(where, [Mistake("file", "is not readable YAML: it contains itself")]) from error
     config: ConfigT | None = None
     try:
         config = model.model_validate(merged)
@@ -108,7 +121,7 @@ def load_config(
 
 def dump_config(config: Config) -> str:
     """The resolved config as YAML: every field, defaults included, in the order of the model."""
-    return str(yaml.safe_dump(config.model_dump(mode="python"), sort_keys=False, allow_unicode=True))
+    return str(yaml.dump(config.model_dump(mode="python"), Dumper=_Dumper, sort_keys=False))
 
 
 def _apply(values: Mapping[str, Any], overrides: Sequence[str]) -> tuple[dict[str, Any], list[Mistake]]:
@@ -121,7 +134,7 @@ def _apply(values: Mapping[str, Any], overrides: Sequence[str]) -> tuple[dict[st
             continue
         try:
             value = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
+        except _UNREADABLE as error:
             mistakes.append(Mistake(f"--set {key}", f"{text!r} is not readable YAML: {_one_line(error)}"))
             continue
         *parents, last = key.split(".")
@@ -166,7 +179,9 @@ def _shown(value: object) -> str:
 def _model_at(model: type[BaseModel], loc: Sequence[Any]) -> type[BaseModel] | None:
     current: type[BaseModel] | None = model
     for part in loc:
-        field = current.model_fields.get(part) if current and isinstance(part, str) else None
+        if isinstance(part, int):
+            continue
+        field = current.model_fields.get(part) if current else None
         current = _submodel(field.annotation) if field else None
     return current
 
@@ -177,10 +192,10 @@ def _field_at(model: type[BaseModel], loc: Sequence[Any]) -> Any:
 
 
 def _submodel(annotation: Any) -> type[BaseModel] | None:
-    """The model inside an annotation such as ``Model`` or ``Model | None``."""
+    """The model inside an annotation such as ``Model``, ``Model | None`` or ``tuple[Model, ...]``."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType, tuple):
         found = [m for m in map(_submodel, typing.get_args(annotation)) if m is not None]
         return found[0] if found else None
     return None
@@ -194,8 +209,10 @@ def _lenient(model: type[BaseModel], raw: Any, wanted: set[str], prefix: str = "
         default = None if field.is_required() else field.get_default(call_default_factory=True)
         if key in wanted and name in given:
             annotation: Any = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+            # A model brings its own strictness; a plain type is told to be as strict as the model around it.
+            strict = None if _submodel(field.annotation) else ConfigDict(strict=True)
             with suppress(ValidationError):
-                yield key, TypeAdapter[Any](annotation).validate_python(given[name])
+                yield key, TypeAdapter[Any](annotation, config=strict).validate_python(given[name])
         elif key in wanted and not field.is_required():
             yield key, default
         inner = _submodel(field.annotation)

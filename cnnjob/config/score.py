@@ -32,13 +32,13 @@ class UnitsConfig(Config):
 class EngineConfig(Config):
     """The arithmetic."""
 
-    num_actors: int | None = Field(default=None, ge=1, le=4096)
+    num_processes: int | None = Field(default=None, ge=1, le=4096)
     """Scoring processes; by default as many as the CPUs allow, and no more than there are units."""
 
-    threads_per_actor: int = Field(default=1, ge=1, le=256)
-    """Threads of ONNX Runtime in each actor; each actor reserves as many CPUs."""
+    threads_per_process: int = Field(default=1, ge=1, le=256)
+    """Threads of ONNX Runtime in each process; each reserves as many CPUs."""
 
-    batch_size_per_actor: int = Field(default=128, ge=1, le=65_536)
+    batch_size_per_process: int = Field(default=128, ge=1, le=65_536)
     """Images in one call of the graph. 64 to 128 keep the activations inside a CPU's cache."""
 
 

@@ -33,7 +33,7 @@ from cnnjob.data.sources.base import Source, Unit, cut_units, describe
 from cnnjob.data.split import place_of, split_of
 from cnnjob.data.spread import spread
 from cnnjob.data.statistics import PixelCounts
-from cnnjob.errors import DatasetError, RefusedRowsError, UserError
+from cnnjob.errors import DatasetError, IntegrityError, RefusedRowsError, UserError
 from cnnjob.progress import Progress
 from cnnjob.schema import (
     DATASET_FORMAT_VERSION,
@@ -76,7 +76,7 @@ def current(config: PrepareConfig, source: Source) -> Manifest | None:
     """The data set that is already there, if this source and config made it and all its files are in place."""
     try:
         manifest = read_manifest(config.output)
-    except UserError:
+    except (UserError, IntegrityError):
         return None
     same = manifest.config == _config_of(config) and manifest.source == describe(source)
     sizes = (

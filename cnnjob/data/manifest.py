@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cnnjob import storage
-from cnnjob.errors import DatasetError, FormatVersionError
+from cnnjob.errors import DatasetError, FormatVersionError, IntegrityError
 from cnnjob.schema import DATASET_FORMAT_VERSION
 
 MANIFEST = "manifest.json"
@@ -114,6 +114,8 @@ def read_manifest(dataset: str) -> Manifest:
             f"there is no prepared data set at {dataset}: {MANIFEST} is missing. "
             f"Run cnnjob prepare with this output first, or correct the path."
         ) from error
+    except IntegrityError as error:
+        raise DatasetError(f"{error}. Prepare the data set again.") from error
     version = document.get("format_version") if isinstance(document, dict) else None
     if version != DATASET_FORMAT_VERSION:
         raise FormatVersionError.of("data set", where, version, DATASET_FORMAT_VERSION)

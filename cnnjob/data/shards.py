@@ -144,14 +144,20 @@ def _row_digest(table: pa.Table, ids: Sequence[str]) -> int:
 
 
 def _slice(uri: str, first: int, last: int) -> pa.Table:
-    """The rows of a staged file with ``first <= place <= last``; only the batches that hold some are read."""
+    """The rows of a staged file with ``first <= place <= last``; only the batches that hold some are read.
+
+    The bounds are uint64 like the places: NumPy would compare a plain int as float64, which has 53 bits.
+    """
     filesystem, path = storage.resolve(uri)
     with filesystem.open_input_file(path) as file, pa.ipc.open_file(file) as reader:
         found = []
         for number in range(reader.num_record_batches):
             batch = reader.get_batch(number)
             places = batch.column(PLACE).to_numpy()
-            start, stop = np.searchsorted(places, first, "left"), np.searchsorted(places, last, "right")
+            start, stop = (
+                np.searchsorted(places, np.uint64(first), "left"),
+                np.searchsorted(places, np.uint64(last), "right"),
+            )
             if stop > start:
                 found.append(batch.slice(start, stop - start))
         return pa.Table.from_batches(found, reader.schema)

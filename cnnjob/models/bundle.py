@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from cnnjob.errors import FormatVersionError, IntegrityError, ModelError
 from cnnjob.schema import BUNDLE_FORMAT_VERSION
@@ -105,7 +105,7 @@ def parse_description(content: bytes) -> Description:
         if version != BUNDLE_FORMAT_VERSION:
             raise FormatVersionError.of("model bundle", DESCRIPTION, version, BUNDLE_FORMAT_VERSION)
         return Description.model_validate(document)
-    except (ValueError, AttributeError, ValidationError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise IntegrityError(f"{DESCRIPTION} is not a model description: {error}") from error
 
 

@@ -19,13 +19,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cnnjob import storage
+from cnnjob.data.statistics import LEVELS
 from cnnjob.errors import FormatVersionError, IntegrityError
 from cnnjob.schema import ID, SCORES_FORMAT_VERSION, refused_table
-from cnnjob.scoring.plan import Plan, ScoringModel
+from cnnjob.scoring.plan import Plan, ScoringModel, Unit
 from cnnjob.scoring.work import Receipt, ids_digest, part_uri
 
 MANIFEST = "manifest.json"
@@ -155,17 +157,7 @@ def verify(table: Table, plan: Plan, receipts: Sequence[Receipt], expected_ids: 
         raise IntegrityError(f"units {missing[:10]} of the plan were not finished; run the same command again")
     found_ids, rows = 0, 0
     for unit in plan.units:
-        uri = part_uri(staging, unit.name)
-        receipt = done[unit.name]
-        content = storage.read_bytes(uri)
-        ids = pq.read_table(pa.BufferReader(content), columns=[ID], use_threads=False).column(ID)
-        refused = sum(receipt.refused.values())
-        if storage.sha256(content) != receipt.sha256 or len(ids) + refused != unit.rows:
-            storage.remove(uri)
-            raise IntegrityError(
-                f"the part of unit {unit.number} is not what was written ({len(ids)} rows and {refused} refused of "
-                f"{unit.rows}); it was removed. Run the same command again: only this unit is done anew."
-            )
+        ids = _read_ids(part_uri(staging, unit.name), unit, done[unit.name])
         found_ids += ids_digest(ids)
         rows += len(ids)
     if storage.show_sum(found_ids) != storage.show_sum(expected_ids):
@@ -203,12 +195,14 @@ def publish(
         parts=parts,
         model={"name": model.name, "version": model.version, "digest": model.digest},
         class_names=list(model.class_names),
-        counts=_add([receipt.counts for receipt in ordered]),
-        pixels=[_add(channel) for channel in zip(*(receipt.pixels for receipt in ordered), strict=True)],
+        counts=_sum([receipt.counts for receipt in ordered], (len(model.class_names),)),
+        pixels=_sum([receipt.pixels for receipt in ordered], (model.shape[0], LEVELS)),
         scored_at=scored_at.isoformat(),
         config=config,
         replaced=before.version if before else None,
     )
+    for leftover in storage.local_path(table.meta).glob("publish-*"):
+        shutil.rmtree(leftover)
     folder = _link_parts(storage.local_path(table.meta) / f"publish-{version}", staging, ordered, parts)
     quarantine = storage.local_path(storage.join(table.meta, f"quarantine-{version}.parquet"))
     pq.write_table(refused_table([]), quarantine)
@@ -240,6 +234,23 @@ def _link_parts(folder: Path, staging: str, receipts: Sequence[Receipt], parts: 
     return folder
 
 
+def _read_ids(uri: str, unit: Unit, receipt: Receipt) -> pa.ChunkedArray:
+    """The ids of a part; a part that is not what its receipt says is removed, so that the unit is done anew."""
+    try:
+        content = storage.read_bytes(uri)
+    except FileNotFoundError:
+        content = b""
+    if storage.sha256(content) == receipt.sha256:
+        ids = pq.read_table(pa.BufferReader(content), columns=[ID], use_threads=False).column(ID)
+        if len(ids) + sum(receipt.refused.values()) == unit.rows:
+            return ids
+    storage.remove(uri)
+    raise IntegrityError(
+        f"the part of unit {unit.number} is not what was written for its {unit.rows} rows; it was removed. "
+        f"Run the same command again: only this unit is done anew."
+    )
+
+
 def _read(uri: str) -> ScoresManifest | None:
     try:
         document = storage.read_json(uri)
@@ -252,5 +263,9 @@ def _read(uri: str) -> ScoresManifest | None:
     return ScoresManifest(**document, parts=parts)
 
 
-def _add(rows: Sequence[Sequence[int]]) -> list[int]:
-    return [sum(column) for column in zip(*rows, strict=True)]
+def _sum(counts: Sequence[Any], shape: tuple[int, ...]) -> list[Any]:
+    total = np.zeros(shape, dtype=np.int64)
+    for each in counts:
+        total += np.asarray(each)
+    listed: list[Any] = total.tolist()
+    return listed

@@ -1,81 +1,47 @@
-"""Scoring with Ray Data: units go out to actors that hold the model, receipts come back. Images never travel.
+"""Scoring with Ray Data: units go out to worker processes, receipts come back. Images never travel.
 
 Six to eight times the speed of the usual read, map, write (DESIGN.md, "What was measured"): no image crosses the
-object store.
+object store. A process builds the model's engine once and keeps it for all of its units.
 """
 
-import pickle
+import uuid
 from collections.abc import Iterator, Sequence
+from functools import cache, partial
 from typing import Any
 
 import ray
-import ray.data
+from ray.data import TaskPoolStrategy
 
+from cnnjob import storage
 from cnnjob.config.score import EngineConfig
-from cnnjob.data.spread import quiet_ray_data
+from cnnjob.data.spread import spread
 from cnnjob.errors import CnnjobError, JobError
 from cnnjob.scoring.engine import Engine
 from cnnjob.scoring.plan import Unit
 from cnnjob.scoring.work import Desk, Receipt, do_unit
 
-_COLUMN = "pickled"
-_MAX_RESTARTS = 2
-_MAX_TASK_RETRIES = 1
-"""An actor that dies is started again twice, its unit tried once more: Ray Data alone would try for ever."""
+MAX_ATTEMPTS = 3
+"""How often a unit may kill its process. Ray Data itself would start it again without end."""
 
 
-def num_actors(config: EngineConfig, units: int, cpus: int) -> int:
-    """How many actors score: as configured, else as many as the CPUs hold, and no more than there are units."""
-    fitting = max(1, cpus // config.threads_per_actor)
-    return max(1, min(units, config.num_actors or fitting))
+def num_processes(config: EngineConfig, units: int, cpus: int) -> int:
+    """How many processes score: as configured, else as many as the CPUs hold, and no more than there are units."""
+    fitting = max(1, cpus // config.threads_per_process)
+    return max(1, min(units, config.num_processes or fitting))
 
 
-class UnitActor:
-    """One process with the model in it."""
-
-    def __init__(self, desk: Desk, graph: Any, threads: int, batch_size: int) -> None:
-        self._desk = desk
-        self._engine = Engine(ray.get(graph), threads=threads, batch_size=batch_size)
-
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """One unit in, its receipt (or what went wrong) out: an exception here would end the whole job."""
-        unit: Unit = pickle.loads(batch[_COLUMN][0])  # noqa: S301 - from our own driver
-        try:
-            outcome: Receipt | Exception = do_unit(unit, self._desk, self._engine)
-        except CnnjobError as error:
-            outcome = error
-        except Exception as error:  # noqa: BLE001 - told with the unit's number by the driver
-            outcome = JobError(f"unit {unit.number} failed: {type(error).__name__}: {error}")
-        return {_COLUMN: [pickle.dumps(outcome)]}
-
-
-def _bounded_retries() -> dict[str, int]:
-    return {"max_restarts": _MAX_RESTARTS, "max_task_retries": _MAX_TASK_RETRIES}
-
-
-def run(units: Sequence[Unit], desk: Desk, graph: bytes, config: EngineConfig, actors: int) -> Iterator[Receipt]:
+def run(units: Sequence[Unit], desk: Desk, graph: bytes, config: EngineConfig, processes: int) -> Iterator[Receipt]:
     """Do the units, yielding receipts as they come. A Ray session must be open.
 
     Raises:
-        JobError: A unit failed, or killed its actor more than the bounded number of times. Finished units keep
-            their parts and receipts; the same command goes on from them.
+        JobError: A unit failed, or killed its process ``MAX_ATTEMPTS`` times. Finished units keep their parts and
+            receipts; the same command goes on from them.
     """
-    if not units:
-        return
-    quiet_ray_data()
-    rows = [{_COLUMN: pickle.dumps(unit)} for unit in units]
-    arguments = (desk, ray.put(graph), config.threads_per_actor, config.batch_size_per_actor)
-    receipts = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-        UnitActor,
-        fn_constructor_args=arguments,
-        batch_size=1,
-        num_cpus=config.threads_per_actor,
-        compute=ray.data.ActorPoolStrategy(size=actors),
-        ray_remote_args_fn=_bounded_retries,
-    )
+    reference = ray.put(graph)
+    task = partial(_score_unit, desk=desk, graph=reference, config=config, attempt=uuid.uuid4().hex)
     try:
-        for row in receipts.iter_rows():
-            outcome = pickle.loads(row[_COLUMN])  # noqa: S301 - from our own actor
+        outcomes = spread(task, units, num_cpus=config.threads_per_process, compute=TaskPoolStrategy(size=processes))
+        for outcome in outcomes:
             if isinstance(outcome, Exception):
                 raise outcome
             yield outcome
@@ -83,3 +49,34 @@ def run(units: Sequence[Unit], desk: Desk, graph: bytes, config: EngineConfig, a
         raise JobError(
             f"scoring stopped: {str(error).splitlines()[0]}. Finished units are kept; run the same command again."
         ) from error
+
+
+def _score_unit(unit: Unit, *, desk: Desk, graph: Any, config: EngineConfig, attempt: str) -> Receipt | Exception:
+    """One unit in, its receipt (or what went wrong) out: an exception here would end the whole job."""
+    try:
+        _count_attempt(unit, desk, attempt)
+        engine = _engine(desk.model.digest, graph, config.threads_per_process, config.batch_size_per_process)
+        return do_unit(unit, desk, engine)
+    except CnnjobError as error:
+        return error
+    except Exception as error:  # noqa: BLE001 - told with the unit's number by the driver
+        return JobError(f"unit {unit.number} failed: {type(error).__name__}: {error}")
+
+
+def _count_attempt(unit: Unit, desk: Desk, attempt: str) -> None:
+    """Leave a mark for each try of this run, and refuse the unit that has killed its process too often."""
+    folder = storage.join(desk.staging, "attempts", attempt, unit.name)
+    before = len(storage.list_files(folder))
+    if before >= MAX_ATTEMPTS:
+        raise JobError(
+            f"unit {unit.number} killed its process {before} times ({unit.rows} rows from "
+            f"{unit.spans[0].shard.path} on). The other units are kept; look at its input, then run the command again."
+        )
+    storage.write_bytes(storage.join(folder, str(before)), b"")
+
+
+@cache
+def _engine(digest: str, graph: Any, threads: int, batch_size: int) -> Engine:
+    """The engine of this process; ``digest`` tells models apart."""
+    del digest
+    return Engine(ray.get(graph), threads=threads, batch_size=batch_size)

@@ -4,6 +4,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import mlflow
 import numpy as np
 from mlflow.artifacts import download_artifacts
 from mlflow.entities.model_registry import ModelVersion
@@ -54,6 +55,8 @@ def register(server: Server, run_id: str, name: str, bundle: Bundle, example: np
         for version in server.client.search_model_versions(f"name = '{name}'"):
             if version.tags.get(RUN_TAG) == run_id and version.tags.get(DIGEST_TAG) == bundle.digest:
                 return Registered(name, str(version.version))
+        # A logged model lands in the experiment that is set, not in that of its run: without this, in ./mlruns.
+        mlflow.set_experiment(experiment_id=server.client.get_run(run_id).info.experiment_id)
         info = Model.log(
             artifact_path=None, name=_ARTIFACT_NAME, flavor=flavor, run_id=run_id, bundle=bundle, example=example
         )

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,7 +22,20 @@ def make_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) 
         return torch.optim.SGD(
             parameters, lr=config.learning_rate, momentum=_SGD_MOMENTUM, nesterov=True, weight_decay=config.weight_decay
         )
-    return torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+    return torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+
+
+def restore(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load a ``state_dict``, each tensor laid out in memory as its parameter is.
+
+    A checkpoint keeps tensors contiguous. The fused kernels go through parameter and state in the order of memory,
+    so a channels_last weight needs its moments channels_last too.
+    """
+    optimizer.load_state_dict(state)
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            if torch.is_tensor(value) and value.shape == parameter.shape:
+                values[name] = torch.empty_like(parameter).copy_(value)
 
 
 def learning_rate(config: OptimizerConfig, step: int, total_steps: int) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 
 from cnnjob import storage
 from cnnjob.config.train import TrainConfig
-from cnnjob.errors import UserError
+from cnnjob.errors import FormatVersionError, UserError
 from cnnjob.schema import CHECKPOINT_FORMAT_VERSION
 
 RUN_FILE = "run.json"
@@ -49,7 +49,9 @@ def open_run(run_folder: str, config: TrainConfig, data_fingerprint: str) -> Run
         document = storage.read_json(storage.join(run_folder, RUN_FILE))
     except FileNotFoundError:
         return None
-    document.pop("format_version", None)
+    version = document.pop("format_version", None)
+    if version != CHECKPOINT_FORMAT_VERSION:
+        raise FormatVersionError.of("run", storage.join(run_folder, RUN_FILE), version, CHECKPOINT_FORMAT_VERSION)
     state = RunState(**document)
     differences = _differences(state.config, computing_config(config))
     if state.data_fingerprint != data_fingerprint:
