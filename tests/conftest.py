@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+pytest_plugins = ["tests.shared", "tests.line"]
+
 settings.register_profile("cnnjob", deadline=None, max_examples=50, database=None)
 settings.load_profile("cnnjob")
 
@@ -13,7 +15,7 @@ settings.load_profile("cnnjob")
 def digits(tmp_path_factory: pytest.TempPathFactory):
     """scikit-learn's digits as 3x32x32, in several shards and row groups."""
     from cnnjob.data.sources.digits import DigitsSource
-    from helpers import Dataset, prepare, prepare_config
+    from tests.helpers import Dataset, prepare, prepare_config
 
     output = tmp_path_factory.mktemp("digits") / "dataset"
     config = prepare_config(output, rows_per_shard=500, rows_per_group=200)
@@ -23,7 +25,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory):
 @pytest.fixture(scope="session")
 def trained(digits):
     """The default net after one epoch on the digits."""
-    from helpers import TrainingRun, train_config
+    from tests.helpers import TrainingRun, train_config
 
     run = TrainingRun(digits, train_config(digits, num_epochs=1, global_batch_size=32))
     run.train_epoch(1)
@@ -33,7 +35,7 @@ def trained(digits):
 @pytest.fixture(scope="session")
 def bundle(digits, trained):
     """The trained net as a bundle."""
-    from helpers import bundle_of
+    from tests.helpers import bundle_of
 
     return bundle_of(trained, digits.manifest)
 

@@ -19,6 +19,7 @@ from cnnjob.config.score import InputConfig, ScoreConfig, UnitsConfig
 from cnnjob.config.train import OptimizerConfig, TrainConfig
 from cnnjob.data import job
 from cnnjob.data.manifest import Image, Manifest, Shard, Split, Statistics
+from cnnjob.data.rows import Rows, read_rows
 from cnnjob.data.sources.base import RawImage, Unit
 from cnnjob.models.bundle import DESCRIPTION, ONNX, SAFETENSORS, Bundle, describe
 from cnnjob.models.cnn import Classifier, build
@@ -30,7 +31,7 @@ from cnnjob.scoring.plan import ScoringModel
 from cnnjob.training.checkpoint import Checkpoint, Progress
 from cnnjob.training.feed import Place, TrainingFeed
 from cnnjob.training.loop import EpochSums, Trainer, train_epoch
-from cnnjob.training.optim import Average, learning_rate, make_optimizer, set_learning_rate
+from cnnjob.training.optim import Average, learning_rate, make_optimizer, restore, set_learning_rate
 from cnnjob.training.order import num_steps
 
 CLASS_NAMES = ("ant", "bee", "cat")
@@ -104,6 +105,12 @@ def prepare(config: PrepareConfig, source: Any, *, rows_per_unit: int = 512, ord
         return job.run(config, source, Silent())
 
 
+def rows_of(dataset: str, manifest: Manifest, split: str) -> Rows:
+    """All rows of a split."""
+    found = manifest.splits[split]
+    return read_rows(dataset, found, 0, found.rows, manifest.image.shape)
+
+
 def training_rows(output: Path, num_rows: int) -> Dataset:
     """A small data set whose ``num_rows`` rows all train."""
     config = prepare_config(output, size=SMALL, resize="exact", rows_per_shard=10, rows_per_group=4, val=0.0, test=0.0)
@@ -113,7 +120,8 @@ def training_rows(output: Path, num_rows: int) -> Dataset:
 def manifest_of(shard_rows: Sequence[int], split: str = "test") -> Manifest:
     """A manifest without files: one split with shards of so many rows."""
     shards = [
-        Shard(path=f"{split}/{k:05d}.parquet", rows=rows, bytes=1, sha256=f"{k:064x}") for k, rows in enumerate(shard_rows)
+        Shard(path=f"{split}/{k:05d}.parquet", rows=rows, bytes=1, sha256=f"{k:064x}")
+        for k, rows in enumerate(shard_rows)
     ]
     none = Split(rows=0, class_counts=(0, 0, 0), shards=(), fingerprint="0" * 64)
     full = Split(rows=sum(shard_rows), class_counts=(sum(shard_rows), 0, 0), shards=tuple(shards), fingerprint="1" * 64)
@@ -123,7 +131,9 @@ def manifest_of(shard_rows: Sequence[int], split: str = "test") -> Manifest:
         class_names=CLASS_NAMES,
         image=Image(channels=3, height=8, width=8, color="rgb", resize="exact", filter="bilinear"),
         splits={name: full if name == split else none for name in SPLITS},
-        statistics=Statistics(mean=(0.5,) * 3, std=(0.2,) * 3, pixel_histogram=((1,) * 256,) * 3, class_shares=(1.0, 0, 0)),
+        statistics=Statistics(
+            mean=(0.5,) * 3, std=(0.2,) * 3, pixel_histogram=((1,) * 256,) * 3, class_shares=(1.0, 0, 0)
+        ),
         rows_in=sum(shard_rows),
         refused={},
         source={},
@@ -153,6 +163,7 @@ class TrainingRun:
     """A run on one rank, put together from the plain parts as a worker does it, without Ray."""
 
     def __init__(self, dataset: Dataset, config: TrainConfig, net: Net | None = None) -> None:
+        torch.set_num_threads(1)
         self.dataset = dataset
         self.config = config
         statistics = dataset.manifest.statistics
@@ -200,7 +211,7 @@ class TrainingRun:
     def restore(self, checkpoint: Checkpoint) -> None:
         """Take up the state of a checkpoint."""
         self.module.load_state_dict(dict(checkpoint.weights))
-        self.optimizer.load_state_dict(checkpoint.optimizer)
+        restore(self.optimizer, checkpoint.optimizer)
         if self.average:
             for number, tensor in enumerate(self.average.tensors):
                 tensor.copy_(checkpoint.average[str(number)])

@@ -1,0 +1,140 @@
+"""A user's mistake: exit code 2, one clear paragraph, nothing written, no traceback. None of these starts Ray."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import ROOT, Command, Ended
+
+TRAIN = str(ROOT / "conf/train/digits.yaml")
+SCORE = str(ROOT / "conf/score/digits.yaml")
+PREPARE = str(ROOT / "conf/prepare/digits.yaml")
+
+
+def assert_refused(ended: Ended, folder: Path, *words: str) -> None:
+    """Exit code 2, the words on standard error, no traceback, and nothing but the conf in the folder."""
+    assert ended.code == 2, ended.err
+    assert ended.out == ""
+    assert "Traceback" not in ended.err
+    for word in words:
+        assert word in ended.err
+    assert [path.name for path in folder.iterdir() if path.name != "conf.yaml"] == []
+
+
+def conf(folder: Path, text: str) -> str:
+    """A conf in the folder."""
+    (folder / "conf.yaml").write_text(text)
+    return str(folder / "conf.yaml")
+
+
+def test_an_unknown_key_is_named_with_the_one_that_was_meant(cnnjob: Command, tmp_path: Path) -> None:
+    """A misspelt key is refused, and the right one suggested."""
+    assert_refused(cnnjob("train", TRAIN, "--set", "num_epoch=3"), tmp_path, "num_epoch", "did you mean num_epochs?")
+
+
+def test_a_wrong_type_is_named_with_its_value(cnnjob: Command, tmp_path: Path) -> None:
+    """A word where a number belongs is refused, with the key, the value and what would be right."""
+    ended = cnnjob("train", TRAIN, "--set", "num_epochs=many")
+    assert_refused(ended, tmp_path, "num_epochs", "'many'", "integer")
+
+
+def test_five_mistakes_are_told_at_once(cnnjob: Command, tmp_path: Path) -> None:
+    """Wrong type, range, unknown key, missing key and two fields that do not fit: all in one answer."""
+    path = conf(
+        tmp_path,
+        "name: x\nnum_epochs: 0\noptimizer: {learning_rate: fast, momentun: 1}\nnum_workers: 9\nglobal_batch_size: 4\n",
+    )
+    ended = cnnjob("train", path)
+    keys = (
+        "dataset: is missing",
+        "num_epochs",
+        "optimizer.learning_rate",
+        "optimizer.momentun",
+        "global_batch_size: 4",
+    )
+    assert_refused(ended, tmp_path, "5 mistakes", *keys)
+
+
+def test_a_missing_data_set_says_how_to_make_it(cnnjob: Command, tmp_path: Path) -> None:
+    """A data set that is not there: its path, and the command that makes it."""
+    ended = cnnjob("train", TRAIN, "--set", f"dataset={tmp_path / 'nowhere'}")
+    assert_refused(ended, tmp_path, str(tmp_path / "nowhere"), "cnnjob prepare")
+
+
+def test_another_format_version_is_refused(cnnjob: Command, tmp_path: Path) -> None:
+    """A manifest of a later version is refused by its number."""
+    folder = tmp_path / "conf.yaml"
+    folder.mkdir()
+    (folder / "manifest.json").write_text(json.dumps({"format_version": 99}))
+    ended = cnnjob("train", TRAIN, "--set", f"dataset={folder}")
+    assert_refused(ended, tmp_path, "format version 99", "reads version 1")
+
+
+def test_unreadable_yaml_is_refused_with_its_place(cnnjob: Command, tmp_path: Path) -> None:
+    """YAML that does not parse: the file, the line and the column."""
+    assert_refused(cnnjob("score", conf(tmp_path, "input: [1,\nb: }")), tmp_path, "conf.yaml", "line 2")
+
+
+def test_a_conf_that_is_not_there_is_refused(cnnjob: Command, tmp_path: Path) -> None:
+    """A missing conf file is named."""
+    assert_refused(cnnjob("prepare", "missing.yaml"), tmp_path, "missing.yaml", "No such file")
+
+
+def test_setting_a_key_that_is_not_there_is_refused(cnnjob: Command, tmp_path: Path) -> None:
+    """--set of an unknown nested key is refused like a key in the file."""
+    ended = cnnjob("prepare", PREPARE, "--set", "image.hight=8")
+    assert_refused(ended, tmp_path, "image.hight", "did you mean height?")
+
+
+def test_a_malformed_set_is_refused(cnnjob: Command, tmp_path: Path) -> None:
+    """--set without a value says what it should look like."""
+    assert_refused(cnnjob("prepare", PREPARE, "--set", "seed"), tmp_path, "KEY=VALUE")
+
+
+def test_a_wrong_date_is_refused(cnnjob: Command, tmp_path: Path) -> None:
+    """A date that does not exist is refused by its key."""
+    assert_refused(cnnjob("score", SCORE, "--date", "2026-02-30"), tmp_path, "date", "2026-02-30")
+
+
+def test_json_errors_are_one_object(cnnjob: Command) -> None:
+    """With --json a mistake too is one object on standard output, with its exit code."""
+    ended = cnnjob("train", TRAIN, "--set", "num_epochs=0", "--json")
+    assert ended.code == 2
+    assert ended.json["error"] == "ConfigError"
+    assert ended.json["exit_code"] == 2
+
+
+def test_debug_shows_the_traceback(cnnjob: Command) -> None:
+    """--debug adds the traceback."""
+    assert "Traceback" in cnnjob("train", TRAIN, "--set", "num_epochs=0", "--debug").err
+
+
+def test_check_reports_all_files(cnnjob: Command, tmp_path: Path) -> None:
+    """check goes through all files and reports each one's mistakes."""
+    ended = cnnjob("check", PREPARE, conf(tmp_path, "num_epochs: 0\nnum_workers: 1\n"), "missing.yaml")
+    assert_refused_ignoring_output(ended, "conf.yaml has 3 mistakes", "missing.yaml has 1 mistake")
+
+
+def assert_refused_ignoring_output(ended: Ended, *words: str) -> None:
+    """Exit code 2 with the words, whatever sound files were reported before."""
+    assert ended.code == 2
+    for word in words:
+        assert word in ended.err
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("check", TRAIN)])
+def test_help_and_check_load_nothing_heavy(cnnjob: Command, arguments: tuple[str, ...]) -> None:
+    """What answers at once imports neither torch nor Ray nor MLflow nor pyarrow."""
+    ended = cnnjob(*arguments, PYTHONPROFILEIMPORTTIME="1")
+    imported = {line.rsplit("|", 1)[1].strip() for line in ended.err.splitlines() if line.startswith("import time:")}
+    assert "pipelines.cli" in imported
+    assert not {"torch", "ray", "mlflow", "pyarrow", "numpy"} & imported
+
+
+def test_every_command_has_help(cnnjob: Command) -> None:
+    """--help lists the commands of the design, and each has a help of its own."""
+    commands = "prepare train score nightly promote trace check schema submit jobs logs stop up down demo".split()
+    text = cnnjob("--help").out
+    assert all(f" {command} " in text for command in commands)
+    assert all(cnnjob(command, "--help").code == 0 for command in commands)

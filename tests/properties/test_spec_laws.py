@@ -1,0 +1,105 @@
+"""The arithmetic of a net is what torch does with it."""
+
+import math
+from itertools import pairwise
+
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from cnnjob.errors import ModelError
+from cnnjob.models.cnn import build
+from cnnjob.models.spec import Block, Net, Stage, flatten_features, num_parameters, stages
+
+blocks = st.builds(
+    Block,
+    filters=st.integers(1, 9),
+    kernel=st.integers(1, 5),
+    stride=st.integers(1, 3),
+    padding=st.integers(0, 2),
+    pool=st.integers(1, 3),
+)
+nets = st.builds(
+    Net,
+    shape=st.tuples(st.sampled_from([1, 3]), st.integers(1, 24), st.integers(1, 24)),
+    num_classes=st.integers(2, 12),
+    blocks=st.lists(blocks, min_size=1, max_size=3).map(tuple),
+    hidden=st.lists(st.integers(1, 20), max_size=2).map(tuple),
+    dropout=st.sampled_from([0.0, 0.5]),
+)
+KINDS = {nn.Conv2d: "conv", nn.MaxPool2d: "pool", nn.Linear: "linear"}
+
+
+def possible(net: Net) -> list[Stage]:
+    """The stages of a net, if it is one that can be."""
+    assume(refused_at(net) is None)
+    return stages(net)
+
+
+def refused_at(net: Net) -> str | None:
+    """The layer that a refusal names; None where the net is possible."""
+    try:
+        stages(net)
+    except ModelError as error:
+        return str(error).partition(":")[0]
+    return None
+
+
+def seen_by_hooks(net: Net) -> list[tuple[str, tuple[int, ...], int]]:
+    """Kind, output shape of one image and parameters of each layer, as torch runs them."""
+    module = build(net, [0.5] * net.shape[0], [0.2] * net.shape[0], seed=0).eval()
+    found = []
+
+    def hook(layer: nn.Module, _: object, output: torch.Tensor) -> None:
+        parameters = sum(parameter.numel() for parameter in layer.parameters())
+        found.append((KINDS[type(layer)], tuple(output.shape[1:]), parameters))
+
+    for layer in module.modules():
+        if type(layer) in KINDS:
+            layer.register_forward_hook(hook)
+    module(torch.zeros((2, *net.shape), dtype=torch.uint8))
+    return found
+
+
+@settings(max_examples=40)
+@given(nets)
+def test_arithmetic_is_what_torch_does(net):
+    """Of any possible net, the shapes and parameters by arithmetic are those that torch's forward hooks see."""
+    expected = [(s.kind, s.shape_out, s.parameters) for s in possible(net) if s.kind in KINDS.values()]
+    assert seen_by_hooks(net) == expected
+
+
+@settings(max_examples=25)
+@given(nets)
+def test_parameters_are_torchs(net):
+    """The number of parameters by arithmetic is that of the module, and its buffers are mean and deviation alone."""
+    possible(net)
+    module = build(net, [0.5] * net.shape[0], [0.2] * net.shape[0], seed=0)
+    assert num_parameters(net) == sum(parameter.numel() for parameter in module.parameters())
+    assert {name for name, _ in module.named_buffers()} == {"normalize.mean", "normalize.std"}
+
+
+@given(nets)
+def test_stages_fit_together(net):
+    """Each stage begins with the shape that the one before it ended with, and no shape is empty."""
+    found = possible(net)
+    assert all(before.shape_out == after.shape_in for before, after in pairwise(found))
+    assert all(math.prod(stage.shape_out) > 0 for stage in found)
+    last = next(stage for stage in reversed(found) if len(stage.shape_out) == 3)
+    assert flatten_features(net) == math.prod(last.shape_out)
+
+
+@given(nets)
+def test_what_is_refused_torch_refuses(net):
+    """A net that the arithmetic refuses names its layer, and torch cannot run it to a map that is not empty."""
+    assume(refused_at(net) is not None)
+    assert refused_at(net).startswith(("conv", "pool"))
+    maps = torch.zeros((1, *net.shape))
+    try:
+        for block in net.blocks:
+            maps = nn.Conv2d(maps.shape[1], block.filters, block.kernel, block.stride, block.padding)(maps)
+            maps = nn.MaxPool2d(block.pool)(maps)
+    except RuntimeError:
+        return
+    assert maps.numel() == 0

@@ -1,0 +1,27 @@
+"""Fixtures that several folders share; loaded by ``tests/conftest.py``."""
+
+import logging
+import os
+import secrets
+from collections.abc import Iterator
+
+import pytest
+
+NUM_CPUS = 4
+"""Logical CPUs of the shared Ray: fixed, so that tests do not depend on the machine."""
+
+
+@pytest.fixture(scope="session")
+def shared_ray() -> Iterator[str]:
+    """One Ray for the whole run of the tests; its address. Commands in processes of their own join it."""
+    import ray
+
+    from cnnjob.cluster.session import apply_environment
+
+    apply_environment()
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    ray.init(
+        address="local", num_cpus=NUM_CPUS, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
+    )
+    yield ray.get_runtime_context().gcs_address
+    ray.shutdown()

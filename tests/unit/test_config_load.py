@@ -1,0 +1,298 @@
+from pathlib import Path
+
+import pytest
+
+from cnnjob.config.kinds import NAMES, kind, kind_of, load
+from cnnjob.config.load import dump_config, load_config, read_yaml
+from cnnjob.config.train import TrainConfig
+from cnnjob.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+CONFS = sorted(ROOT.glob("conf/*/*.yaml"))
+TRAIN = "dataset: data\nname: run\n"
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "conf.yaml"
+    path.write_text(text)
+    return path
+
+
+def mistakes(name, path: Path, *overrides: str) -> dict[str, str]:
+    """What is wrong with a config, by key; fails if a key is reported twice."""
+    with pytest.raises(ConfigError) as caught:
+        load(name, path, overrides)
+    found = {mistake.key: mistake.problem for mistake in caught.value.mistakes}
+    assert len(found) == len(caught.value.mistakes)
+    return found
+
+
+def test_unknown_key_names_the_nearest_one(tmp_path):
+    """A misspelt key is refused with the key that was probably meant."""
+    found = mistakes("train", written(tmp_path, TRAIN + "num_epoch: 3\n"))
+    assert list(found) == ["num_epoch"]
+    assert "did you mean num_epochs?" in found["num_epoch"]
+
+
+def test_unknown_key_in_a_section_names_the_nearest_one(tmp_path):
+    """A misspelt key of a section is reported by its dotted key, with the one that was probably meant."""
+    found = mistakes("train", written(tmp_path, TRAIN + "optimizer: {learning_rat: 0.1}\n"))
+    assert "did you mean learning_rate?" in found["optimizer.learning_rat"]
+
+
+def test_unknown_key_in_a_list_names_the_nearest_one(tmp_path):
+    """A misspelt key of a block in a list of blocks is refused with the one that was probably meant."""
+    text = TRAIN + "model: {spec: {blocks: [{filters: 4, kernle: 3}]}}\n"
+    found = mistakes("train", written(tmp_path, text))
+    assert "did you mean kernel?" in found["model.spec.blocks.0.kernle"]
+
+
+def test_unknown_key_without_a_near_one_lists_the_known_keys(tmp_path):
+    """A key that resembles none is refused with the keys there are."""
+    found = mistakes("train", written(tmp_path, TRAIN + "optimizer: {zzz: 1}\n"))
+    assert "learning_rate" in found["optimizer.zzz"]
+    assert "weight_decay" in found["optimizer.zzz"]
+
+
+def test_wrong_type_shows_the_value(tmp_path):
+    """A value of the wrong type is refused with the value and what would be right."""
+    found = mistakes("train", written(tmp_path, TRAIN + "num_epochs: many\n"))
+    assert "'many'" in found["num_epochs"]
+    assert "integer" in found["num_epochs"]
+
+
+def test_numbers_in_quotes_are_not_numbers(tmp_path):
+    """A string is never read as the number it looks like."""
+    assert list(mistakes("train", written(tmp_path, TRAIN + "seed: '1'\n"))) == ["seed"]
+
+
+def test_missing_key_says_what_it_is(tmp_path):
+    """A key that is needed and missing is named, with its description."""
+    found = mistakes("train", written(tmp_path, "name: run\n"))
+    assert "is missing" in found["dataset"]
+    assert "prepared data set" in found["dataset"]
+
+
+def test_all_mistakes_are_reported_together(tmp_path):
+    """Five mistakes, one of them over two fields, are one error with five mistakes."""
+    text = "num_epoch: 3\nname: run\nseed: abc\nprecision: fp8\nglobal_batch_size: 2\nnum_workers: 4\n"
+    found = mistakes("train", written(tmp_path, text))
+    assert set(found) == {"num_epoch", "dataset", "seed", "precision", "global_batch_size"}
+    assert "4 workers" in found["global_batch_size"]
+
+
+def test_mistakes_of_overrides_are_reported_with_the_rest(tmp_path):
+    """What is wrong in the file and what is wrong in --set are reported together."""
+    found = mistakes("train", written(tmp_path, TRAIN + "seed: abc\n"), "num_epochs", "num_worker=2", "precision=[")
+    assert set(found) == {"seed", "--set num_epochs", "num_worker", "--set precision"}
+
+
+def test_rule_is_left_out_where_its_field_is_wrong(tmp_path):
+    """A rule over two fields says nothing about a field that is wrong by itself."""
+    text = TRAIN + "global_batch_size: '1'\nnum_workers: 2\n"
+    assert "should be" in mistakes("train", written(tmp_path, text))["global_batch_size"]
+
+
+def test_rule_looks_at_defaults(tmp_path):
+    """A rule over two fields also runs where one of them is left to its default."""
+    default = TrainConfig(dataset="data", name="run").num_workers
+    found = mistakes("train", written(tmp_path, TRAIN + f"global_batch_size: {default - 1}\n"))
+    assert f"{default} workers" in found["global_batch_size"]
+
+
+@pytest.mark.parametrize("model", ["{}", "{preset: default, spec: {blocks: [{filters: 4}]}}"])
+def test_exactly_one_net(tmp_path, model):
+    """A train config with both a preset and a spec, or with neither, is refused."""
+    found = mistakes("train", written(tmp_path, TRAIN + f"model: {model}\n"))
+    assert "either model.preset or model.spec" in found["model.preset"]
+
+
+def test_shares_leave_training_rows(tmp_path):
+    """Validation and test shares of 1 together are refused."""
+    text = "output: out\nsource: {kind: digits}\nsplit: {val: 0.5, test: 0.5}\n"
+    assert "no rows for training" in mistakes("prepare", written(tmp_path, text))["split.val"]
+
+
+def test_rules_hold_inside_a_nightly_config(tmp_path):
+    """The rules of a score config also guard the one inside a nightly config, under its dotted key."""
+    text = "score: {input: {kind: dataset, uri: data}, model: 'models:/m/1', output: out}\n"
+    assert "needs input.split" in mistakes("nightly", written(tmp_path, text))["score.input.kind"]
+
+
+def test_key_written_twice_is_refused(tmp_path):
+    """A key that stands twice in one section is refused: YAML itself would keep the last."""
+    path = written(tmp_path, TRAIN + "optimizer:\n  weight_decay: 0.1\n  weight_decay: 0.2\n")
+    assert "'weight_decay' is written twice" in mistakes("train", path)["file"]
+
+
+UNREADABLE = {
+    "broken": "dataset: [",
+    "tabs": "model:\n\tpreset: default",
+    "python_tag": "dataset: !!python/object/apply:os.system [ls]",
+    "impossible_date": "dataset: 2024-13-45",
+    "impossible_bool": "use_gpu: !!bool maybe",
+    "impossible_timestamp": "name: !!timestamp soon",
+    "key_is_a_list": "? [a, b]\n: 1",
+    "key_is_a_mapping": "? {a: b}\n: 1",
+    "contains_itself": "&all\nmodel: *all",
+    "list_contains_itself": "dataset: &all [*all]",
+    "control_character": "name: a\x00b",
+    "list": "- a\n- b",
+    "text": "hello",
+    "number_key": "1: 2",
+}
+
+
+@pytest.mark.parametrize("text", UNREADABLE.values(), ids=UNREADABLE.keys())
+def test_unreadable_yaml_is_a_config_error(tmp_path, text):
+    """Whatever stands in the file, the answer is a ConfigError that names the file."""
+    path = written(tmp_path, text)
+    with pytest.raises(ConfigError, match=r"conf\.yaml"):
+        load("train", path)
+
+
+def test_bytes_that_are_no_text_are_a_config_error(tmp_path):
+    """A file that is not UTF-8 is refused as unreadable."""
+    path = tmp_path / "conf.yaml"
+    path.write_bytes(b"name: \xff\xfe\xfa")
+    with pytest.raises(ConfigError, match="not readable YAML"):
+        read_yaml(path)
+
+
+def test_missing_file_is_a_config_error(tmp_path):
+    """A file that does not exist is a ConfigError, not a traceback."""
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_yaml(tmp_path / "none.yaml")
+
+
+def test_huge_file_is_refused_unparsed(tmp_path):
+    """A file above the limit is refused for its size."""
+    with pytest.raises(ConfigError, match="larger than"):
+        read_yaml(written(tmp_path, "# " + "x" * (1 << 20)))
+
+
+def test_empty_file_has_no_keys(tmp_path):
+    """An empty file is a mapping without keys, so what is missing is named."""
+    assert set(mistakes("train", written(tmp_path, ""))) == {"dataset", "name"}
+
+
+@pytest.mark.parametrize("text", ["1e-3", "1E-3", "1.0e-3", "0.001", "+1e-3"])
+def test_exponents_are_numbers(tmp_path, text):
+    """1e-3 is the number 0.001 in files and in overrides, as in YAML 1.2."""
+    config = load("train", written(tmp_path, TRAIN + f"optimizer: {{learning_rate: {text}}}\n"))
+    assert config.optimizer.learning_rate == 0.001
+    config = load("train", written(tmp_path, TRAIN), [f"optimizer.learning_rate={text}"])
+    assert config.optimizer.learning_rate == 0.001
+
+
+def test_set_overrides_the_file_and_later_ones_win(tmp_path):
+    """--set stands above the file, also in sections the file lacks, and the last of two wins."""
+    path = written(tmp_path, TRAIN + "seed: 1\n")
+    config = load("train", path, ["seed=2", "optimizer.ema_decay=0.9", "seed=3", "register_as=null"])
+    assert (config.seed, config.optimizer.ema_decay, config.register_as) == (3, 0.9, None)
+
+
+def test_set_leaves_the_rest_of_a_section(tmp_path):
+    """Overriding one key of a section keeps the section's other keys."""
+    path = written(tmp_path, TRAIN + "optimizer: {name: sgd, weight_decay: 0.5}\n")
+    optimizer = load("train", path, ["optimizer.weight_decay=0.25"]).optimizer
+    assert (optimizer.name, optimizer.weight_decay) == ("sgd", 0.25)
+
+
+def test_set_of_an_unknown_key_is_refused(tmp_path):
+    """--set of a key that does not exist is refused with the nearest one."""
+    found = mistakes("train", written(tmp_path, TRAIN), "optimizer.learning_rat=1", "sed=1")
+    assert "did you mean learning_rate?" in found["optimizer.learning_rat"]
+    assert "did you mean seed?" in found["sed"]
+
+
+def test_set_does_not_change_the_values_it_is_given():
+    """Overriding leaves the mapping it was given as it was."""
+    values = {"dataset": "data", "name": "run", "optimizer": {"weight_decay": 0.5}}
+    load_config(TrainConfig, values, where="test", overrides=["optimizer.weight_decay=0.1"])
+    assert values["optimizer"] == {"weight_decay": 0.5}
+
+
+def test_relative_paths_become_absolute(tmp_path, monkeypatch):
+    """Relative paths, also defaults and those with ~, become absolute once; URIs stay as they are."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/ada")
+    path = written(tmp_path, "dataset: data/digits\nname: run\ntracking: {uri: 'http://127.0.0.1:5000'}\n")
+    config = load("train", path, ["storage=~/runs"])
+    assert config.dataset == str(tmp_path / "data" / "digits")
+    assert config.storage == "/home/ada/runs"
+    assert config.tracking.uri == "http://127.0.0.1:5000"
+    assert load("train", written(tmp_path, TRAIN)).storage == str(tmp_path / "runs")
+
+
+def test_home_of_an_unknown_user_is_no_traceback(tmp_path):
+    """A path in the home of a user who does not exist is refused as that key's mistake."""
+    found = mistakes("train", written(tmp_path, "dataset: ~nobody-of-this-name/data\nname: run\n"))
+    assert list(found) == ["dataset"]
+
+
+def test_empty_path_is_refused(tmp_path):
+    """A path of blanks is refused: it would mean the current folder."""
+    assert "empty" in mistakes("train", written(tmp_path, "dataset: ' '\nname: run\n"))["dataset"]
+
+
+@pytest.mark.parametrize("name", ["1e5", "12E4", "1.e5", "1_e5", "1.5", "0x10", "null", "yes", "2024-01-01", "1_0"])
+def test_names_that_look_like_values_come_back(tmp_path, name):
+    """A name that YAML could read as a number, a date or nothing is the same text after dumping and loading."""
+    config = TrainConfig(dataset="/data", name=name)
+    assert load("train", written(tmp_path, dump_config(config))) == config
+
+
+@pytest.mark.parametrize("character", ["\n", "\t", "\r", "\x07", "\x85", "\u2028"], ids=ascii)
+@pytest.mark.parametrize("shape", ["a{}", "{}a", "a{}b"])
+def test_strange_paths_come_back(tmp_path, character, shape):
+    """A path with a line break or another control character in it is the same after dumping and loading."""
+    config = TrainConfig(dataset="/data/" + shape.format(character), name="run")
+    assert load("train", written(tmp_path, dump_config(config))) == config
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "", "-x", "x" * 101, "a b"])
+def test_names_are_file_names(tmp_path, name):
+    """A run's name that is no plain file name is refused."""
+    assert list(mistakes("train", written(tmp_path, f"dataset: data\nname: {name!r}\n"))) == ["name"]
+
+
+def test_configs_are_frozen():
+    """A validated config cannot be changed."""
+    config = TrainConfig(dataset="data", name="run")
+    with pytest.raises(ValueError, match="frozen"):
+        config.seed = 1
+
+
+@pytest.mark.parametrize("path", CONFS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_every_shipped_conf_loads_and_dumps_back(tmp_path, path):
+    """Every shipped conf is of its folder's kind, loads, and its resolved dump loads back equal."""
+    name = kind_of(path)
+    assert name == path.parent.name
+    config = load(name, path)
+    assert load(name, written(tmp_path, dump_config(config))) == config
+
+
+def test_there_are_shipped_confs():
+    """The confs are found: the test above is not empty."""
+    assert {"prepare", "train", "score"} <= {path.parent.name for path in CONFS}
+
+
+def test_kind_of_a_file_elsewhere_follows_its_keys(tmp_path):
+    """Outside of conf/ a file's kind is the one its keys fit best; keys that fit none are refused."""
+    assert kind_of(written(tmp_path, TRAIN)) == "train"
+    assert kind_of(written(tmp_path, "source: {kind: digits}\noutput: out\n")) == "prepare"
+    with pytest.raises(ConfigError, match="fit no kind"):
+        kind_of(written(tmp_path, "zzz: 1\n"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_field_is_described_in_the_json_schema(name):
+    """The JSON Schema of every kind describes each field, by itself or by the section it opens."""
+    document = kind(name).model.model_json_schema()
+    sections = document.get("$defs", {})
+    for owner in (document, *sections.values()):
+        for key, field in owner["properties"].items():
+            choices = [field, *field.get("anyOf", []), *field.get("allOf", [])]
+            opened = [sections[c["$ref"].rpartition("/")[2]] for c in choices if "$ref" in c]
+            assert any(each.get("description") for each in (field, *opened)), f"{owner['title']}.{key}"

@@ -1,0 +1,179 @@
+import copy
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from cnnjob.config.train import OptimizerConfig
+from cnnjob.models.cnn import build
+from cnnjob.training import checkpoint
+from cnnjob.training.feed import EvaluationFeed, Place, TrainingFeed
+from cnnjob.training.loop import Trainer, evaluate, train_epoch
+from cnnjob.training.metrics import merge
+from tests.helpers import TrainingRun, small_net, train_config, training_rows
+
+CPU = torch.device("cpu")
+BATCH = 8
+
+
+@pytest.fixture(scope="module")
+def datasets(tmp_path_factory):
+    """Data sets whose last batch of 8 has 7, 1, 2 and 3 rows; the last has no full batch at all."""
+    folder = tmp_path_factory.mktemp("loop")
+    return {rows: training_rows(folder / str(rows), rows) for rows in (23, 17, 26, 3)}
+
+
+@pytest.fixture(scope="module")
+def dataset(datasets):
+    return datasets[23]
+
+
+def classifier(dataset):
+    statistics = dataset.manifest.statistics
+    return build(small_net(dataset.manifest), statistics.mean, statistics.std, seed=3).double()
+
+
+def feed(dataset, rank, world_size):
+    place = Place(rank, world_size)
+    return TrainingFeed(dataset.path, dataset.manifest, place, global_batch_size=BATCH, seed=0, cache_bytes=10**9)
+
+
+def gradients_of_rank(model, dataset, rank, world_size) -> list[list[torch.Tensor]]:
+    """The gradients of each step as the loop computes them; a learning rate of 0 keeps the weights."""
+    model = copy.deepcopy(model)
+    found = []
+
+    def after(_: int) -> None:
+        found.append([parameter.grad.clone() for parameter in model.parameters()])
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    trainer = Trainer(model, optimizer, world_size, lambda _: None, after, CPU)
+    train_epoch(trainer, feed(dataset, rank, world_size).epoch(1), first_step=0, num_classes=3)
+    return found
+
+
+def gradient_of_mean(model, batches) -> list[torch.Tensor]:
+    """The gradient of the mean loss over the union of the ranks' batches."""
+    images = torch.cat([batch.images for batch in batches])
+    labels = torch.cat([batch.labels for batch in batches])
+    loss = F.cross_entropy(model(images), labels)
+    return list(torch.autograd.grad(loss, list(model.parameters())))
+
+
+@pytest.mark.parametrize("rows", [23, 17, 26, 3])
+@pytest.mark.parametrize("world_size", [1, 2, 3, 5])
+def test_averaged_gradients_are_those_of_the_global_mean(datasets, rows, world_size):
+    """The ranks' gradients, averaged as DDP does, are the gradient of the mean loss over the global batch.
+
+    Also in last batches that leave ranks with unequally many rows, or with none.
+    """
+    dataset = datasets[rows]
+    model = classifier(dataset)
+    by_rank = [gradients_of_rank(model, dataset, rank, world_size) for rank in range(world_size)]
+    steps = zip(*(feed(dataset, rank, world_size).epoch(1) for rank in range(world_size)), strict=True)
+    for number, batches in enumerate(steps):
+        expected = gradient_of_mean(model, batches)
+        averaged = [sum(parts) / world_size for parts in zip(*(rank[number] for rank in by_rank), strict=True)]
+        for found, wanted in zip(averaged, expected, strict=True):
+            torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 5])
+def test_tallies_of_ranks_are_those_of_one(datasets, world_size):
+    """Evaluation at any world size counts the same confusion, and the same loss up to rounding."""
+    dataset = datasets[26]
+    model = classifier(dataset).float()
+
+    def tally(rank: int, ranks: int):
+        batches = EvaluationFeed(dataset.path, dataset.manifest, "train", Place(rank, ranks), batch_size=4).batches()
+        return evaluate(model, batches, device=CPU, num_classes=3)
+
+    whole, merged = tally(0, 1), merge([tally(rank, world_size) for rank in range(world_size)])
+    assert whole.rows == 26
+    assert (merged.confusion == whole.confusion).all()
+    assert merged.loss == pytest.approx(whole.loss, rel=1e-6)
+
+
+def test_training_tally_counts_every_row(dataset):
+    """The sums of an epoch are over each training row once, as predicted before each step's update."""
+    run = TrainingRun(dataset, train_config(dataset, global_batch_size=BATCH), small_net(dataset.manifest))
+    sums = run.train_epoch(1)
+    assert sums.tally.rows == 23
+    assert 0 < sums.tally.loss < 3
+
+
+def test_steps_are_numbered_through_the_run(dataset):
+    """An epoch numbers its steps from the first step it is given, before and after each update."""
+    model = classifier(dataset)
+    seen: list[tuple[str, int]] = []
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    trainer = Trainer(
+        model, optimizer, 1, lambda k: seen.append(("before", k)), lambda k: seen.append(("after", k)), CPU
+    )
+    train_epoch(trainer, feed(dataset, 0, 1).epoch(1), first_step=6, num_classes=3)
+    assert seen == [(when, k) for k in (6, 7, 8) for when in ("before", "after")]
+
+
+def test_evaluation_leaves_the_model_alone(dataset):
+    """Evaluating changes no weight and leaves no gradient, and switches dropout off."""
+    net = small_net(dataset.manifest, dropout=0.5)
+    model = build(net, (0.5,) * 3, (0.2,) * 3, seed=0)
+    before = copy.deepcopy(model.state_dict())
+    batches = EvaluationFeed(dataset.path, dataset.manifest, "train", Place(0, 1), batch_size=4)
+    first = evaluate(model, batches.batches(), device=CPU, num_classes=3)
+    assert evaluate(model, batches.batches(), device=CPU, num_classes=3).loss_sum == first.loss_sum
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def config_of(dataset, precision, optimizer="adamw"):
+    moves = OptimizerConfig(name=optimizer, learning_rate=0.01, ema_decay=0.9)
+    return train_config(dataset, optimizer=moves, num_epochs=2, global_batch_size=BATCH, precision=precision)
+
+
+def whole_run(dataset, precision, optimizer="adamw") -> TrainingRun:
+    run = TrainingRun(dataset, config_of(dataset, precision, optimizer), small_net(dataset.manifest, dropout=0.2))
+    run.train_epoch(1)
+    run.train_epoch(2)
+    return run
+
+
+def assert_same_bits(one: TrainingRun, other: TrainingRun) -> None:
+    first, second = one.module.state_dict(), other.module.state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert all(torch.equal(a, b) for a, b in zip(one.average.tensors, other.average.tensors, strict=True))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_two_runs_have_the_same_bits(dataset, precision):
+    """The same config trains to bit-identical weights and averages, which are not those it began with."""
+    one, other = whole_run(dataset, precision), whole_run(dataset, precision)
+    assert_same_bits(one, other)
+    begun = TrainingRun(dataset, config_of(dataset, precision), small_net(dataset.manifest)).module
+    assert any(not torch.equal(a, b) for a, b in zip(begun.parameters(), one.module.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_restored_run_has_the_same_bits(dataset, precision, optimizer, tmp_path):
+    """A run stopped after an epoch and restored from its checkpoint ends with the undisturbed run's bits."""
+    stopped = TrainingRun(dataset, config_of(dataset, precision, optimizer), small_net(dataset.manifest, dropout=0.2))
+    stopped.train_epoch(1)
+    checkpoint.write(stopped.checkpoint(), tmp_path)
+    restored = TrainingRun(dataset, config_of(dataset, precision, optimizer), small_net(dataset.manifest, dropout=0.2))
+    restored.restore(checkpoint.read(str(tmp_path)))
+    restored.train_epoch(restored.epoch + 1)
+    assert_same_bits(restored, whole_run(dataset, precision, optimizer))
+
+
+def test_bf16_is_not_fp32(dataset):
+    """The two precisions compute differently, and both keep float32 weights."""
+    one, other = whole_run(dataset, "fp32").module, whole_run(dataset, "bf16").module
+    assert any(not torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+    assert {parameter.dtype for parameter in other.parameters()} == {torch.float32}
+
+
+def test_training_learns(digits, trained):
+    """One epoch on the digits classifies most of the validation split."""
+    batches = EvaluationFeed(digits.path, digits.manifest, "val", Place(0, 1), batch_size=64).batches()
+    assert evaluate(trained, batches, device=CPU, num_classes=10).accuracy > 0.8

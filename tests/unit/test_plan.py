@@ -1,0 +1,74 @@
+from cnnjob.config.score import EngineConfig, InputConfig
+from cnnjob.scoring.plan import plan_dataset
+from tests.helpers import manifest_of, score_config, scoring_model
+
+MANIFEST = manifest_of([50, 7, 7, 130])
+
+
+def plan(tmp_path, manifest=MANIFEST, digest="d" * 64, **values):
+    return plan_dataset(score_config("data", tmp_path, **values), manifest, scoring_model(manifest, digest))
+
+
+def names(plan) -> set[str]:
+    return {unit.name for unit in plan.units}
+
+
+def test_plan_is_a_function_of_its_inputs(tmp_path):
+    """The same listing, config and model give the same plan, wherever the output lies and whoever does it."""
+    first = plan(tmp_path / "a")
+    assert plan(tmp_path / "b") == first
+    assert plan(tmp_path / "a", engine=EngineConfig(num_processes=7, batch_size_per_process=3)) == first
+
+
+def test_another_model_changes_every_unit(tmp_path):
+    """With another model's digest no unit keeps its name; the listing keeps its digest."""
+    first, other = plan(tmp_path), plan(tmp_path, digest="e" * 64)
+    assert not names(first) & names(other)
+    assert first.digest != other.digest
+    assert first.listing_digest == other.listing_digest
+
+
+def test_another_layout_changes_every_unit(tmp_path):
+    """With another layout of the probabilities no unit keeps its name."""
+    assert not names(plan(tmp_path)) & names(plan(tmp_path, probabilities="columns"))
+
+
+def test_a_changed_shard_changes_its_units_alone(tmp_path):
+    """Another digest of a shard changes the names of the units that read it, and of no other."""
+    split = MANIFEST.splits["test"]
+    shards = [split.shards[0].model_copy(update={"sha256": "f" * 64}), *split.shards[1:]]
+    changed = MANIFEST.model_copy(
+        update={"splits": {**MANIFEST.splits, "test": split.model_copy(update={"shards": tuple(shards)})}}
+    )
+    first, other = plan(tmp_path), plan(tmp_path, changed)
+    touched = {unit.name for unit in first.units if any(span.shard.path == shards[0].path for span in unit.spans)}
+    assert names(first) - names(other) == touched
+    assert 0 < len(touched) < len(first.units)
+    assert first.listing_digest != other.listing_digest
+
+
+def test_small_shards_share_a_unit_and_large_ones_are_cut(tmp_path):
+    """Units are filled to the target: small shards together, large ones in pieces."""
+    cut = [[(span.start, span.stop) for span in unit.spans] for unit in plan(tmp_path).units]
+    assert cut == [
+        [(0, 50), (0, 7), (0, 7)],
+        [(0, 64)],
+        [(64, 128)],
+        [(128, 130)],
+    ]
+
+
+def test_all_takes_every_split(tmp_path):
+    """The split `all` plans the rows of train, val and test."""
+    full = MANIFEST.splits["test"]
+    manifest = MANIFEST.model_copy(update={"splits": dict.fromkeys(("train", "val", "test"), full)})
+    config = score_config("data", tmp_path).model_copy(
+        update={"input": InputConfig(kind="dataset", uri="data", split="all")}
+    )
+    assert plan_dataset(config, manifest, scoring_model(manifest)).rows == 3 * full.rows
+
+
+def test_no_rows_are_no_units(tmp_path):
+    """An empty split has a plan without units."""
+    found = plan(tmp_path, manifest_of([]))
+    assert (found.units, found.rows) == ((), 0)

@@ -1,0 +1,195 @@
+import filecmp
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from cnnjob.config.prepare import LimitsConfig
+from cnnjob.data import job
+from cnnjob.data.decode import canonical
+from cnnjob.data.manifest import MANIFEST, read_manifest
+from cnnjob.data.sources.base import Unit, cut_units
+from cnnjob.data.sources.digits import DigitsSource
+from cnnjob.data.statistics import PixelCounts
+from cnnjob.errors import DatasetError, RefusedRowsError
+from cnnjob.schema import ID, REASON, REASONS, SPLITS
+from cnnjob.storage import list_files
+from tests.helpers import SMALL, PictureSource, prepare, prepare_config, rows_of
+
+MIXED = [(8, 8), (4, 4), (8, 12), (20, 6)]
+
+
+def ids_of(folder: str, manifest) -> list[str]:
+    return [row_id for name in SPLITS for row_id in rows_of(folder, manifest, name).ids]
+
+
+@pytest.mark.parametrize(("rows_per_unit", "order"), [(1000, 0), (64, 1), (17, 2), (1, 3)])
+def test_units_do_not_show(tmp_path, rows_per_unit, order):
+    """However rows are cut into units, and in whatever order these are done, every file has the same bytes."""
+    source = PictureSource(150, sizes=MIXED)
+    config = prepare_config(tmp_path / "a" / "set", size=SMALL, resize="pad")
+    same = prepare_config(tmp_path / "b" / "set", size=SMALL, resize="pad")
+    first = prepare(config, source)
+    second = prepare(same, source, rows_per_unit=rows_per_unit, order=order)
+    assert first == second
+    files = list_files(config.output)
+    assert {"manifest.json", "refused.parquet", "train/00001.parquet"} <= set(files)
+    assert filecmp.cmpfiles(config.output, same.output, files, shallow=False) == (files, [], [])
+
+
+@pytest.mark.parametrize("resize", ["exact", "pad", "fit_pad", "center_crop", "stretch"])
+def test_rows_in_are_rows_out_or_refused(tmp_path, resize):
+    """Of images of mixed sizes every one is in exactly one split, or refused once with a reason."""
+    source = PictureSource(150, sizes=MIXED)
+    config = prepare_config(tmp_path / "set", size=SMALL, resize=resize)
+    manifest = prepare(config, source, rows_per_unit=40)
+    refused = pq.read_table(Path(config.output) / "refused.parquet")
+    found = ids_of(config.output, manifest) + refused.column(ID).to_pylist()
+    assert sorted(found) == sorted(f"row-{number}" for number in range(150))
+    assert sum(manifest.refused.values()) == len(refused)
+    assert set(refused.column(REASON).to_pylist()) <= set(REASONS)
+    assert sum(split.rows for split in manifest.splits.values()) + len(refused) == manifest.rows_in
+    assert bool(len(refused)) == (resize in ("exact", "pad"))
+
+
+def test_rows_keep_their_pixels_and_labels(tmp_path):
+    """Each row of the data set has the label and the canonical pixels of the source's row of that id."""
+    source = PictureSource(80, sizes=MIXED)
+    config = prepare_config(tmp_path / "set", size=SMALL, resize="stretch")
+    manifest = prepare(config, source, rows_per_unit=9)
+    for name in SPLITS:
+        rows = rows_of(config.output, manifest, name)
+        for row_id, image, label in zip(rows.ids, rows.images, rows.labels, strict=True):
+            raw = source.row(int(row_id.removeprefix("row-")))
+            assert label == raw.label
+            assert np.array_equal(image, canonical(raw.pixels, config.image))
+
+
+def test_statistics_are_those_of_the_training_rows(tmp_path):
+    """Mean, deviation, histogram and class shares are those of the training split alone."""
+    config = prepare_config(tmp_path / "set", size=SMALL, resize="stretch")
+    manifest = prepare(config, PictureSource(100, sizes=MIXED), rows_per_unit=7)
+    rows = rows_of(config.output, manifest, "train")
+    counts = PixelCounts.of(rows.images)
+    assert manifest.statistics.mean == tuple(counts.mean)
+    assert manifest.statistics.std == tuple(counts.std)
+    assert np.array_equal(manifest.statistics.pixel_histogram, counts.counts)
+    assert np.array_equal(manifest.statistics.class_shares, np.bincount(rows.labels, minlength=3) / len(rows.labels))
+
+
+def test_fingerprint_is_of_the_content(tmp_path):
+    """Shard size, row groups and compression leave the fingerprint; one row more or another seed change it."""
+    base = prepare(prepare_config(tmp_path / "a", size=SMALL), PictureSource(60))
+    repacked = prepare(
+        prepare_config(tmp_path / "b", size=SMALL, rows_per_shard=7, rows_per_group=3), PictureSource(60)
+    )
+    grown = prepare(prepare_config(tmp_path / "c", size=SMALL), PictureSource(61))
+    reseeded = prepare(prepare_config(tmp_path / "d", size=SMALL, seed=1), PictureSource(60))
+    assert len(repacked.splits["train"].shards) > len(base.splits["train"].shards)
+    assert repacked.fingerprint == base.fingerprint
+    assert len({base.fingerprint, grown.fingerprint, reseeded.fingerprint}) == 3
+
+
+def test_rows_keep_their_split_when_data_grow(tmp_path):
+    """A row of the smaller data set is in the same split of the larger one, and in the same order there."""
+    small = prepare_config(tmp_path / "a", size=SMALL)
+    large = prepare_config(tmp_path / "b", size=SMALL)
+    before, after = prepare(small, PictureSource(60)), prepare(large, PictureSource(200))
+    for name in SPLITS:
+        old = rows_of(small.output, before, name).ids
+        new = rows_of(large.output, after, name).ids
+        assert [row_id for row_id in new if int(row_id.removeprefix("row-")) < 60] == old
+
+
+def test_too_many_refused_rows_publish_nothing(tmp_path):
+    """Above the refused share the job fails with the counts, and leaves the folder before it as it was."""
+    config = prepare_config(tmp_path / "set", size=SMALL, resize="exact")
+    prepare(config, PictureSource(50))
+    before = read_manifest(config.output)
+    strict = config.model_copy(update={"limits": LimitsConfig(max_refused_share=0.1)})
+    with pytest.raises(RefusedRowsError, match="wrong_size"):
+        prepare(strict, PictureSource(100, sizes=MIXED))
+    assert read_manifest(config.output) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+class RepeatingSource(PictureSource):
+    """The first id comes again as the last."""
+
+    def read(self, unit: Unit):
+        """The rows of a unit; the last is the first once more."""
+        rows = [self.row(number % (self.num_rows - 1)) for number in range(unit.start, unit.stop)]
+        return iter(rows)
+
+
+def test_duplicate_ids_publish_nothing(tmp_path):
+    """Two rows of the same id are the user's mistake, also where they are in different units."""
+    config = prepare_config(tmp_path / "set", size=SMALL)
+    with pytest.raises(DatasetError, match="row-0"):
+        prepare(config, RepeatingSource(40), rows_per_unit=10)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_training_rows_is_an_error(tmp_path):
+    """A data set without training rows is refused."""
+    config = prepare_config(tmp_path / "set", size=(9, 9), resize="exact")
+    with pytest.raises(DatasetError, match="no rows"):
+        prepare(config, PictureSource(20))
+
+
+def test_leftovers_of_killed_runs_are_removed(tmp_path):
+    """What a killed run staged beside the output is gone after the next one."""
+    (tmp_path / ".set.tmp-dead" / "rows").mkdir(parents=True)
+    prepare(prepare_config(tmp_path / "set", size=SMALL), PictureSource(30))
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+def test_the_same_job_finds_its_data_set(tmp_path):
+    """A data set of this source and config is current; of another config, source or with a lost shard it is not."""
+    config, source = prepare_config(tmp_path / "set", size=SMALL), PictureSource(30)
+    assert job.current(config, source) is None
+    manifest = prepare(config, source)
+    assert job.current(config, source) == manifest
+    assert job.current(config, PictureSource(31)) is None
+    assert job.current(prepare_config(tmp_path / "set", size=SMALL, seed=1), source) is None
+    (tmp_path / "set" / manifest.splits["train"].shards[0].path).unlink()
+    assert job.current(config, source) is None
+
+
+def test_a_damaged_data_set_is_not_current(tmp_path):
+    """A manifest that is cut short is no obstacle: the same command prepares the data set again."""
+    config, source = prepare_config(tmp_path / "set", size=SMALL), PictureSource(30)
+    prepare(config, source)
+    (tmp_path / "set" / MANIFEST).write_text('{"format_version": 1,')
+    assert job.current(config, source) is None
+
+
+def test_foreign_folders_are_not_replaced(tmp_path):
+    """A folder with files that is no data set is refused as output; an empty or missing one is not."""
+    job.refuse_foreign(str(tmp_path / "none"))
+    job.refuse_foreign(str(tmp_path))
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(DatasetError, match="not a prepared data set"):
+        job.refuse_foreign(str(tmp_path))
+
+
+@pytest.mark.parametrize(("rows", "size"), [(0, 5), (1, 5), (5, 5), (11, 5), (12, 1)])
+def test_units_cover_the_listing(rows, size):
+    """Units are numbered runs of at most the given size that cover each row once, in order."""
+    units = cut_units(rows, size)
+    assert [row for unit in units for row in range(unit.start, unit.stop)] == list(range(rows))
+    assert [unit.number for unit in units] == list(range(len(units)))
+    assert all(0 < unit.stop - unit.start <= size for unit in units)
+
+
+def test_digits_are_spread_over_the_whole_range():
+    """Digits' gray levels 0 to 16 become 0 to 255, by rounding v * 255 / 16, under ids of six digits."""
+    from sklearn.datasets import load_digits
+
+    source = DigitsSource()
+    rows = list(source.read(Unit(0, 0, source.num_rows)))
+    bunch = load_digits()
+    assert [row.label for row in rows] == bunch.target.tolist()
+    assert np.array_equal(np.stack([row.pixels for row in rows]), np.round(bunch.images * 255 / 16))
+    assert len({row.id for row in rows}) == source.num_rows == 1797

@@ -1,0 +1,65 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cnnjob.data.manifest import Shard
+from cnnjob.data.rows import Span, read_rows, read_span, spans
+from cnnjob.errors import IntegrityError
+from cnnjob.schema import ID
+from tests.helpers import manifest_of, training_rows
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return training_rows(tmp_path_factory.mktemp("rows") / "set", 45)
+
+
+def test_every_range_is_a_slice_of_the_whole(dataset):
+    """Any range of rows, across shards and row groups, is that slice of the whole split."""
+    split, shape = dataset.manifest.splits["train"], dataset.manifest.image.shape
+    whole = read_rows(dataset.path, split, 0, split.rows, shape)
+    assert len(set(whole.ids)) == split.rows == 45
+    for start in range(0, 45, 4):
+        for stop in range(start, 46, 3):
+            part = read_rows(dataset.path, split, start, stop, shape)
+            assert part.ids == whole.ids[start:stop]
+            assert np.array_equal(part.images, whole.images[start:stop])
+            assert np.array_equal(part.labels, whole.labels[start:stop])
+
+
+def test_no_rows_are_an_empty_array(dataset):
+    """An empty range has arrays of no rows and of the right shape."""
+    rows = read_rows(dataset.path, dataset.manifest.splits["train"], 7, 7, dataset.manifest.image.shape)
+    assert (rows.ids, rows.images.shape, rows.labels.shape) == ([], (0, 3, 8, 8), (0,))
+
+
+def test_spans_skip_shards_outside_of_the_range():
+    """A range touches only the shards that hold some of it."""
+    split = manifest_of([10, 0, 5, 20]).splits["test"]
+    assert spans(split, 12, 18) == [Span(split.shards[2], 2, 5), Span(split.shards[3], 0, 3)]
+
+
+def test_missing_shard_is_an_integrity_error(dataset):
+    """A shard that is gone is told with its path."""
+    span = Span(Shard(path="train/99999.parquet", rows=3, bytes=1, sha256=""), 0, 3)
+    with pytest.raises(IntegrityError, match="99999"):
+        list(read_span(dataset.path, span, (ID,)))
+
+
+def test_other_number_of_rows_is_an_integrity_error(dataset):
+    """A shard with other rows than its manifest says is refused before a row of it is used."""
+    shard = dataset.manifest.splits["train"].shards[0]
+    span = Span(shard.model_copy(update={"rows": shard.rows + 1}), 0, 1)
+    with pytest.raises(IntegrityError, match="manifest says"):
+        list(read_span(dataset.path, span, (ID,)))
+
+
+def test_a_shard_cut_short_is_an_integrity_error(tmp_path):
+    """A shard that lost its end is refused."""
+    dataset = training_rows(tmp_path / "set", 12)
+    split = dataset.manifest.splits["train"]
+    path = Path(dataset.path, split.shards[0].path)
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(IntegrityError):
+        read_rows(dataset.path, split, 0, 12, dataset.manifest.image.shape)

@@ -1,0 +1,89 @@
+import json
+
+import pytest
+
+from cnnjob.config.train import OptimizerConfig, TrackingConfig, TrainConfig
+from cnnjob.errors import FormatVersionError, UserError
+from cnnjob.training.state import RUN_FILE, RunState, computing_config, open_run, save_run
+
+CONFIG = TrainConfig(dataset="data", name="run")
+DATA = "f" * 64
+
+
+def begun(folder, config=CONFIG, **values) -> str:
+    save_run(str(folder), RunState("id", computing_config(config), DATA, **values))
+    return str(folder)
+
+
+def with_changes(**changes) -> TrainConfig:
+    return TrainConfig(**{"dataset": "data", "name": "run", **changes})
+
+
+def test_new_name_has_no_run(tmp_path):
+    """Where nothing lies, there is no run."""
+    assert open_run(str(tmp_path / "none"), CONFIG, DATA) is None
+
+
+def test_run_comes_back(tmp_path):
+    """A run of the same config and data is found, with its id and its result."""
+    result = {"test": {"accuracy": 0.5}}
+    assert open_run(begun(tmp_path, result=result), CONFIG, DATA) == RunState(
+        "id", computing_config(CONFIG), DATA, result
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"cpus_per_worker": 2.0},
+        {"tracking": TrackingConfig(uri="http://127.0.0.1:5000")},
+        {"storage": "elsewhere"},
+        {"dataset": "moved"},
+        {"max_failures": 0},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_places_and_resources_may_differ(tmp_path, change):
+    """A run goes on where only places, resources and the tracking address differ."""
+    assert open_run(begun(tmp_path), with_changes(**change), DATA) is not None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 1},
+        {"num_epochs": 11},
+        {"num_workers": 3},
+        {"global_batch_size": 64},
+        {"precision": "bf16"},
+        {"optimizer": OptimizerConfig(ema_decay=0.9)},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_what_computes_may_not_differ(tmp_path, change):
+    """A run is refused under another config, naming the key with both values."""
+    with pytest.raises(UserError, match=rf"{next(iter(change))}.*: was .*, is ") as caught:
+        open_run(begun(tmp_path), with_changes(**change), DATA)
+    assert "another name" in str(caught.value)
+
+
+def test_other_data_are_refused(tmp_path):
+    """A run is refused on data of another fingerprint."""
+    with pytest.raises(UserError, match="data fingerprint"):
+        open_run(begun(tmp_path), CONFIG, "0" * 64)
+
+
+def test_all_differences_are_told_together(tmp_path):
+    """Config keys and data that differ are told in one message."""
+    with pytest.raises(UserError, match="seed") as caught:
+        open_run(begun(tmp_path), with_changes(seed=1, num_epochs=2), "0" * 64)
+    assert all(key in str(caught.value) for key in ("seed", "num_epochs", "data fingerprint"))
+
+
+def test_other_format_version_is_refused(tmp_path):
+    """A run of another format version is refused by that."""
+    folder = begun(tmp_path)
+    document = json.loads((tmp_path / RUN_FILE).read_text())
+    (tmp_path / RUN_FILE).write_text(json.dumps({**document, "format_version": 99}))
+    with pytest.raises(FormatVersionError, match="99"):
+        open_run(folder, CONFIG, DATA)

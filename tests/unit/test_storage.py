@@ -1,0 +1,171 @@
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from cnnjob import storage
+from cnnjob.errors import IntegrityError
+
+
+def fail(*_: object, **__: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch, step):
+    """A write that fails before its end leaves the old content and no other file."""
+    path = tmp_path / "file"
+    storage.write_bytes(str(path), b"old")
+    monkeypatch.setattr(os, step, fail)
+    with pytest.raises(OSError, match="No space"):
+        storage.write_bytes(str(path), b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_failed_first_write_leaves_nothing(tmp_path, monkeypatch, step):
+    """A first write that fails leaves no file at all."""
+    monkeypatch.setattr(os, step, fail)
+    with pytest.raises(OSError, match="No space"):
+        storage.write_bytes(str(tmp_path / "file"), b"new")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_write_creates_parents_and_replaces(tmp_path):
+    """Writing creates the folders above, and replaces what was there."""
+    uri = str(tmp_path / "a" / "b" / "file")
+    storage.write_bytes(uri, b"one")
+    storage.write_bytes(uri, b"three")
+    assert storage.read_bytes(uri) == b"three"
+    assert storage.size(uri) == 5
+
+
+def test_files_are_read_as_they_are(tmp_path):
+    """Content comes back byte for byte, also under names that suggest compression."""
+    storage.write_bytes(str(tmp_path / "file.gz"), b"no gzip at all")
+    assert storage.read_bytes(str(tmp_path / "file.gz")) == b"no gzip at all"
+
+
+def test_file_uris_are_paths(tmp_path):
+    """A file:// URI and its path are the same place."""
+    uri = f"file://{tmp_path}/file"
+    storage.write_bytes(uri, b"x")
+    assert storage.read_bytes(str(tmp_path / "file")) == b"x"
+    assert storage.is_local(uri)
+    assert storage.local_path(uri) == tmp_path / "file"
+
+
+def test_missing_files_have_no_size(tmp_path):
+    """What is not there does not exist, has no size, lists no files and can be removed."""
+    uri = str(tmp_path / "none")
+    assert not storage.exists(uri)
+    assert storage.size(uri) is None
+    assert storage.list_files(uri) == []
+    storage.remove(uri)
+    with pytest.raises(FileNotFoundError):
+        storage.read_bytes(uri)
+
+
+def test_remove_takes_files_and_folders(tmp_path):
+    """Removing takes one file, or a folder with all below it, and nothing beside."""
+    for name in ("a/b/c", "a/d", "e"):
+        storage.write_bytes(str(tmp_path / name), b"x")
+    storage.remove(str(tmp_path / "a" / "d"))
+    assert storage.list_files(str(tmp_path)) == ["a/b/c", "e"]
+    storage.remove(str(tmp_path / "a"))
+    assert storage.list_files(str(tmp_path)) == ["e"]
+
+
+def test_json_reads_back_equal(tmp_path):
+    """A document comes back equal, text beyond ASCII included."""
+    document = {"b": [1, 2.5, None], "a": {"ü": "蝶"}}
+    storage.write_json(str(tmp_path / "x.json"), document)
+    assert storage.read_json(str(tmp_path / "x.json")) == document
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 100_000])
+def test_damaged_json_is_an_integrity_error(tmp_path, content):
+    """What is no JSON is told as damage, with the file's name."""
+    (tmp_path / "x.json").write_bytes(content)
+    with pytest.raises(IntegrityError, match=r"x\.json"):
+        storage.read_json(str(tmp_path / "x.json"))
+
+
+def test_digest_ignores_the_order_of_keys():
+    """The digest of a document depends on its content, not on the order of its keys."""
+    assert storage.digest_of({"a": 1, "b": [2]}) == storage.digest_of({"b": [2], "a": 1})
+    assert storage.digest_of({"a": 1, "b": [2]}) != storage.digest_of({"a": 1, "b": [3]})
+
+
+def folder_of(path: Path, value: int) -> Path:
+    """A folder whose two files say the same number."""
+    path.mkdir()
+    for name in ("one", "two"):
+        (path / name).write_text(str(value))
+    return path
+
+
+def test_publish_without_a_predecessor(tmp_path):
+    """A folder published where none was is there, and the staged one is gone."""
+    target = tmp_path / "deep" / "target"
+    storage.publish_folder(folder_of(tmp_path / "staged", 1), target)
+    assert storage.list_files(str(tmp_path)) == ["deep/target/one", "deep/target/two"]
+
+
+@pytest.mark.parametrize("kernel_can_exchange", [True, False])
+def test_publish_replaces_the_whole_folder(tmp_path, monkeypatch, kernel_can_exchange):
+    """The new folder is in the place of the old one, of which nothing is left, whether or not the kernel swaps."""
+    if not kernel_can_exchange:
+        monkeypatch.setattr(storage, "exchange", lambda *_: False)
+    target = folder_of(tmp_path / "target", 1)
+    (target / "three").write_text("old")
+    storage.publish_folder(folder_of(tmp_path / "staged", 2), target)
+    assert storage.list_files(str(tmp_path)) == ["target/one", "target/two"]
+    assert (target / "one").read_text() == "2"
+
+
+def test_readers_never_find_nothing(tmp_path):
+    """While a folder is replaced again and again, a reader always finds it, and always whole."""
+    target = folder_of(tmp_path / "target", 0)
+    if not storage.exchange(folder_of(tmp_path / "probe", 0), target):
+        pytest.skip("this kernel or filesystem cannot exchange two folders at once")
+    reading, done = threading.Event(), threading.Event()
+    wrong: list[object] = []
+    reads = 0
+
+    def read() -> None:
+        nonlocal reads
+        while not done.is_set() or reads == 0:
+            try:
+                held = os.open(target, os.O_RDONLY)
+            except FileNotFoundError as error:
+                wrong.append(error)
+                break
+            found = set(os.listdir(held))  # noqa: PTH208 - what is held open, not what has the name now
+            if not found <= {"one", "two"}:
+                wrong.append(found)
+            os.close(held)
+            reads += 1
+            reading.set()
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    assert reading.wait(30)
+    for value in range(1, 60):
+        storage.publish_folder(folder_of(tmp_path / "staged", value), target)
+    done.set()
+    reader.join()
+    assert wrong == []
+    assert (target / "one").read_text() == "59"
+
+
+def test_exchange_swaps_two_folders(tmp_path):
+    """Exchanging swaps two folders, and refuses where one of them is missing."""
+    first, second = folder_of(tmp_path / "a", 1), folder_of(tmp_path / "b", 2)
+    if not storage.exchange(first, second):
+        pytest.skip("this kernel or filesystem cannot exchange two folders at once")
+    assert ((first / "one").read_text(), (second / "one").read_text()) == ("2", "1")
+    with pytest.raises(FileNotFoundError):
+        storage.exchange(first, tmp_path / "none")
