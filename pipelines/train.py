@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cnnjob import storage
-from cnnjob.cluster.session import Needs, session
+from cnnjob.cluster.session import Needs, session, worker_environment
 from cnnjob.config.load import dump_config
 from cnnjob.config.train import TrainConfig
 from cnnjob.data.manifest import Manifest, read_manifest
@@ -132,7 +132,7 @@ def _train(job: TrainJob, server: Server, console: Console) -> list[dict[str, An
         f"Training {job.config.name}: {job.manifest.splits['train'].rows:,} rows, {job.config.num_epochs} epochs of "
         f"{steps} steps, {job.config.num_workers} workers of {job.threads} thread(s)"
     )
-    driver.fit(job, on_entry)
+    driver.fit(job, worker_environment(), on_entry)
     return entries
 
 

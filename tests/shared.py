@@ -16,10 +16,11 @@ def shared_ray() -> Iterator[str]:
     """One Ray for the whole run of the tests; its address. Commands in processes of their own join it."""
     import ray
 
-    from cnnjob.cluster.session import apply_environment
+    from cnnjob.cluster.session import NO_DASHBOARD, apply_environment
 
     apply_environment()
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    os.environ.setdefault("RAY_API_SERVER_ADDRESS", NO_DASHBOARD)
     ray.init(
         address="local", num_cpus=NUM_CPUS, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
     )

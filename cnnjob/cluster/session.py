@@ -21,6 +21,17 @@ from cnnjob.progress import Progress
 
 CLUSTER_ENV = "RAY_ADDRESS"
 
+WORKER_ENVIRONMENT = {
+    # glibc hands large blocks back to the kernel at each step; keeping them doubled the speed of large batches
+    # (DESIGN.md, "What was measured").
+    "MALLOC_MMAP_THRESHOLD_": "1073741824",
+    "MALLOC_TRIM_THRESHOLD_": "4294967296",
+}
+
+NO_DASHBOARD = "http://127.0.0.1:9"
+"""The discard port: nothing listens. Ray Train asks the dashboard whether its controller lives, and at the end of a
+training waits 12 s for a Ray without one; refused at once it goes on. Our own Ray ends with the job anyway."""
+
 _DRIVER_ENVIRONMENT = {
     # `report` waits for the controller's next poll, and a checkpoint is committed there: 2 s by default.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
@@ -68,11 +79,19 @@ def cpus_available() -> int:
 
 def apply_environment() -> None:
     """Set what Ray reads from the environment when it starts; what the user has set stays."""
-    for name, value in _DRIVER_ENVIRONMENT.items():
+    for name, value in {**_DRIVER_ENVIRONMENT, **WORKER_ENVIRONMENT}.items():
         os.environ.setdefault(name, value)
 
 
 _shared = False
+
+
+def worker_environment() -> dict[str, str]:
+    """What worker processes of this job need in their environment.
+
+    Those of a Ray of our own inherit it, and are there already; a cluster's are started anew with it.
+    """
+    return WORKER_ENVIRONMENT if os.environ.get(CLUSTER_ENV, "") not in ("", "local") else {}
 
 
 @contextmanager
@@ -136,6 +155,7 @@ def _start_local(needs: Needs) -> None:
     # without one Ray would write a lasting one into the home folder.
     if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    os.environ.setdefault("RAY_API_SERVER_ADDRESS", NO_DASHBOARD)
     # The logical CPUs of our own Ray: what workers reserve plus what data tasks need, so neither starves.
     logical = max(machine_cpus(), math.ceil(needs.cpus) + needs.data_cpus)
     ray.init(

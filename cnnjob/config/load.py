@@ -28,6 +28,13 @@ MAX_CONFIG_BYTES = 1 << 20
 class _Loader(yaml.SafeLoader):
     """Safe YAML that refuses a key written twice, and reads 1e-3 as the number it is (YAML 1.2)."""
 
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        # Aliases of aliases grow without bound ("billion laughs"); a config has no use for them.
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()  # type: ignore[no-untyped-call]
+            raise yaml.composer.ComposerError(None, None, "aliases are not allowed", event.start_mark)
+        return super().compose_node(parent, index)
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002
         seen: set[str] = set()
         for key, _ in node.value:

@@ -64,20 +64,22 @@ def _fit(pixels: np.ndarray, image: ImageConfig) -> np.ndarray | Refusal:
             inner = _scale(pixels, _side(height, ratio, image.height), _side(width, ratio, image.width), image.filter)
             return _pad(inner, image.height, image.width)
         case "center_crop":
+            # The part of the source that will be seen, as a box; scaling the whole of a long strip takes gigabytes.
             ratio = max(image.height / height, image.width / width)
-            scaled_h = max(image.height, round(height * ratio))
-            scaled_w = max(image.width, round(width * ratio))
-            cover = _scale(pixels, scaled_h, scaled_w, image.filter)
-            top, left = (scaled_h - image.height) // 2, (scaled_w - image.width) // 2
-            return cover[top : top + image.height, left : left + image.width]
+            seen_h, seen_w = image.height / ratio, image.width / ratio
+            top, left = (height - seen_h) / 2, (width - seen_w) / 2
+            box = (left, top, min(width, left + seen_w), min(height, top + seen_h))
+            return _scale(pixels, image.height, image.width, image.filter, box)
 
 
 def _side(length: int, ratio: float, bound: int) -> int:
     return min(bound, max(1, round(length * ratio)))
 
 
-def _scale(pixels: np.ndarray, height: int, width: int, name: str) -> np.ndarray:
-    return np.asarray(Image.fromarray(pixels).resize((width, height), _FILTERS[name]))
+def _scale(
+    pixels: np.ndarray, height: int, width: int, name: str, box: tuple[float, float, float, float] | None = None
+) -> np.ndarray:
+    return np.asarray(Image.fromarray(pixels).resize((width, height), _FILTERS[name], box))
 
 
 def _pad(pixels: np.ndarray, height: int, width: int) -> np.ndarray:

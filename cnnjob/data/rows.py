@@ -103,4 +103,6 @@ def read_rows(dataset: str, split: Split, start: int, stop: int, shape: tuple[in
             images[at] = images_of(table, shape)
             labels[at] = table.column(LABEL).to_numpy()
             ids += table.column(ID).to_pylist()
+    if len(ids) != count:
+        raise IntegrityError(f"{dataset} has {split.rows} rows in this split; rows {start} to {stop} are not there")
     return Rows(ids, images, labels)

@@ -8,7 +8,7 @@ checked before anything is parsed. Writing the graph is ``models.export``, regis
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,7 @@ class Bundle:
         files: Content by file name; exactly ``FILES``.
     """
 
-    files: Mapping[str, bytes]
+    files: Mapping[str, bytes] = field(repr=False)
 
     @property
     def digest(self) -> str:

@@ -2,7 +2,7 @@
 
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ray.train
@@ -20,24 +20,18 @@ from cnnjob.training.worker import TrainJob
 
 JOURNAL_POLL_S = 0.2
 
-WORKER_ENVIRONMENT = {
-    # glibc hands large blocks back to the kernel at each step; keeping them doubled the speed of large batches
-    # (DESIGN.md, "What was measured").
-    "MALLOC_MMAP_THRESHOLD_": "1073741824",
-    "MALLOC_TRIM_THRESHOLD_": "4294967296",
-}
-
 
 def threads_of(cpus_per_worker: float) -> int:
     """Threads of a worker that reserves so many CPUs: whole ones, at least one."""
     return max(1, math.floor(cpus_per_worker))
 
 
-def fit(job: TrainJob, on_entry: Callable[[dict[str, Any]], None]) -> None:
+def fit(job: TrainJob, environment: Mapping[str, str], on_entry: Callable[[dict[str, Any]], None]) -> None:
     """Train to the last epoch, going on from the newest checkpoint. A Ray session must be open.
 
     Args:
         job: What to train.
+        environment: Variables that the workers need beside those they have.
         on_entry: Called with each entry of the journal, once, in order, from another thread.
 
     Raises:
@@ -58,7 +52,7 @@ def fit(job: TrainJob, on_entry: Callable[[dict[str, Any]], None]) -> None:
             failure_config=FailureConfig(max_failures=config.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
             callbacks=[JournalCallback(job.run_folder)],
-            worker_runtime_env={"env_vars": {**WORKER_ENVIRONMENT, "OMP_NUM_THREADS": str(job.threads)}},
+            worker_runtime_env={"env_vars": dict(environment)} if environment else None,
         ),
     )
     with _Follower(job.run_folder, on_entry):

@@ -66,7 +66,7 @@ def test_the_python_of_the_readme_runs(line: Line, tmp_path: Path) -> None:
 
 
 def test_json_is_alone_on_standard_output(cnnjob_on_ray: Command, tmp_path: Path) -> None:
-    """With --json, standard output is one object, whatever workers and libraries print; a second run creates nothing."""
+    """With --json, standard output is one object, whatever workers print; a second run creates nothing."""
     conf = str(ROOT / "conf/prepare/digits.yaml")
     first = cnnjob_on_ray("prepare", conf, "--set", f"output={tmp_path / 'digits'}", "--json")
     assert first.json["created"] is True

@@ -111,7 +111,7 @@ def test_debug_shows_the_traceback(cnnjob: Command) -> None:
 
 
 def test_check_reports_all_files(cnnjob: Command, tmp_path: Path) -> None:
-    """check goes through all files and reports each one's mistakes."""
+    """Check goes through all files and reports each one's mistakes."""
     ended = cnnjob("check", PREPARE, conf(tmp_path, "num_epochs: 0\nnum_workers: 1\n"), "missing.yaml")
     assert_refused_ignoring_output(ended, "conf.yaml has 3 mistakes", "missing.yaml has 1 mistake")
 
@@ -134,7 +134,8 @@ def test_help_and_check_load_nothing_heavy(cnnjob: Command, arguments: tuple[str
 
 def test_every_command_has_help(cnnjob: Command) -> None:
     """--help lists the commands of the design, and each has a help of its own."""
-    commands = "prepare train score nightly promote trace check schema submit jobs logs stop up down demo".split()
+    commands = ["prepare", "train", "score", "nightly", "promote", "trace", "check", "schema", "submit", "jobs", "logs"]
+    commands += ["stop", "up", "down", "demo"]
     text = cnnjob("--help").out
     assert all(f" {command} " in text for command in commands)
     assert all(cnnjob(command, "--help").code == 0 for command in commands)

@@ -1,6 +1,9 @@
 """DDP is one process on the same global batch, and two runs are the same bits."""
 
-from pathlib import Path
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -19,6 +22,7 @@ from cnnjob.training.order import epoch_order, num_steps, rank_range, step_slice
 from pipelines import train
 from pipelines.confs import shipped
 from pipelines.console import Console
+from pipelines.train import TrainResult
 from tests.line import Line
 
 pytestmark = pytest.mark.ray
@@ -27,21 +31,35 @@ TOLERANCE = 1e-5
 """Largest difference of any weight after two epochs in float32; sums in another order differ by rounding alone."""
 
 
-def fit(line: Line, folder: Path, console: Console, *sets: str) -> tuple[dict[str, torch.Tensor], Any]:
-    """Train on the line's digits; the last epoch's weights and the result."""
-    places = [f"dataset={line.result.dataset}", f"storage={folder / 'runs'}", f"tracking.uri={folder / 'tracking'}"]
-    common = [
-        "name=ddp",
-        "num_epochs=2",
-        "optimizer.ema_decay=null",
-        "optimizer.name=sgd",
-        "optimizer.learning_rate=0.05",
-    ]
-    config = kinds.load("train", shipped("train/digits.yaml"), [*places, *common, *sets])
-    result = train.run(config, console)
-    sound, damaged = checkpoints.latest(str(folder / "runs" / "ddp"))
-    assert not damaged
-    return dict(sound.weights), (config, result)
+@dataclass(frozen=True)
+class Fit:
+    """A training: its config, its result, and the weights of its last epoch."""
+
+    config: Any
+    result: TrainResult
+    weights: dict[str, torch.Tensor]
+
+
+@pytest.fixture(scope="module")
+def fit(line: Line, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Fit]:
+    """Train on the line's digits, once for each set of arguments."""
+    tracking = tmp_path_factory.mktemp("tracking")
+
+    @cache
+    def run(world_size: int, batch: int, repetition: int = 1) -> Fit:
+        folder = tmp_path_factory.mktemp(f"fit{repetition}")
+        places = [f"dataset={line.result.dataset}", f"storage={folder / 'runs'}", f"tracking.uri={tracking}"]
+        optimizer = ["optimizer.ema_decay=null", "optimizer.name=sgd", "optimizer.learning_rate=0.05"]
+        workers = [f"num_workers={world_size}", f"global_batch_size={batch}"]
+        sets = [*places, *optimizer, *workers, "name=ddp", "num_epochs=2"]
+        config = kinds.load("train", shipped("train/digits.yaml"), sets)
+        result = train.run(config, Console(as_json=False, out=io.StringIO(), err=io.StringIO()))
+        sound, damaged = checkpoints.latest(str(folder / "runs" / "ddp"))
+        assert sound is not None
+        assert not damaged
+        return Fit(config, result, dict(sound.weights))
+
+    return run
 
 
 def one_process(config: Any, world_size: int) -> dict[str, torch.Tensor]:
@@ -72,30 +90,29 @@ def one_process(config: Any, world_size: int) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize(("world_size", "batch"), [(2, 201), (3, 723)])
-def test_ddp_equals_one_process(line: Line, console: Console, tmp_path: Path, world_size: int, batch: int) -> None:
-    """Weights after DDP equal those of one process on the same global batches, last batch uneven or empty on a rank."""
-    rows = read_manifest(line.result.dataset).splits["train"].rows
+def test_ddp_equals_one_process(fit: Callable[..., Fit], world_size: int, batch: int) -> None:
+    """Weights after DDP equal those of one process on the same global batches, the last one uneven over the ranks."""
+    done = fit(world_size, batch)
+    rows = read_manifest(done.config.dataset).splits["train"].rows
     assert rows % batch % world_size != 0, "the last batch is to be uneven"
-    weights, (config, _) = fit(line, tmp_path, console, f"num_workers={world_size}", f"global_batch_size={batch}")
-    for name, expected in one_process(config, world_size).items():
-        assert (weights[name] - expected).abs().max() <= TOLERANCE, name
+    for name, expected in one_process(done.config, world_size).items():
+        assert (done.weights[name] - expected).abs().max() <= TOLERANCE, name
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_two_runs_are_bit_identical(line: Line, console: Console, tmp_path: Path, precision: str) -> None:
+def test_two_runs_are_bit_identical(fit: Callable[..., Fit]) -> None:
     """The same data, config, seed and world size of 3 give the same bits of weights and the same metrics."""
-    sets = ["num_workers=3", "global_batch_size=200", "num_epochs=1", "optimizer.name=adamw", f"precision={precision}"]
-    first, (_, one) = fit(line, tmp_path / "one", console, *sets)
-    second, (_, two) = fit(line, tmp_path / "two", console, *sets)
-    assert all(torch.equal(first[name], second[name]) for name in first)
+    one, two = (fit(3, 723, repetition) for repetition in (1, 2))
+    assert all(torch.equal(one.weights[name], two.weights[name]) for name in one.weights)
     figures = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
-    assert [[row[key] for key in figures] for row in one.epochs] == [
-        [row[key] for key in figures] for row in two.epochs
+    assert [[row[k] for k in figures] for row in one.result.epochs] == [
+        [row[k] for k in figures] for row in two.result.epochs
     ]
-    assert one.test == two.test
+    assert one.result.test == two.result.test
 
 
-def test_every_row_counts_once_at_world_size_3(line: Line, console: Console, tmp_path: Path) -> None:
-    """Test rows counted are the split's rows, though 3 divides neither split."""
-    _, (_, result) = fit(line, tmp_path, console, "num_workers=3", "num_epochs=1", "global_batch_size=500")
-    assert result.test["rows"] == read_manifest(line.result.dataset).splits["test"].rows
+def test_every_row_counts_once_at_world_size_3(fit: Callable[..., Fit]) -> None:
+    """Test rows counted are the split's rows, though 3 does not divide them."""
+    done = fit(3, 723)
+    rows = read_manifest(done.config.dataset).splits["test"].rows
+    assert rows % 3 != 0
+    assert done.result.test["rows"] == rows
