@@ -15,6 +15,7 @@ from typing import Any
 
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
+from tenacity import retry, retry_if_exception, stop_after_delay, wait_fixed
 
 import cnnjob
 from cnnjob.config.base import Config
@@ -23,6 +24,9 @@ from cnnjob.errors import ClusterError
 
 _POLL_S = 0.5
 _CONF = "conf.yaml"
+_NO_AGENT = "No available agent"
+_AGENT_TIMEOUT_S = 90
+"""A fresh cluster answers before the agents that start jobs are up; that passes."""
 
 
 @dataclass(frozen=True)
@@ -68,14 +72,9 @@ def submit(client: JobSubmissionClient, kind: str, config: Config) -> str:
     with tempfile.TemporaryDirectory() as folder:
         _stage(Path(folder), config)
         try:
-            job_id: str = client.submit_job(
-                entrypoint=f"python -m pipelines {kind} {_CONF}",
-                runtime_env={"working_dir": folder},
-                metadata={"kind": kind},
-            )
+            return _send(client, kind, folder)
         except RuntimeError as error:
             raise ClusterError(f"the cluster refused the job: {str(error).splitlines()[0]}") from error
-    return job_id
 
 
 def follow(client: JobSubmissionClient, job_id: str, write: Callable[[str], None]) -> JobState:
@@ -112,6 +111,22 @@ def exit_code(job: JobState) -> int:
     if job.status == JobStatus.SUCCEEDED.value:
         return 0
     return job.exit_code if job.exit_code and job.exit_code > 0 else 1
+
+
+def _no_agent_yet(error: BaseException) -> bool:
+    return isinstance(error, RuntimeError) and _NO_AGENT in str(error)
+
+
+@retry(
+    retry=retry_if_exception(_no_agent_yet), stop=stop_after_delay(_AGENT_TIMEOUT_S), wait=wait_fixed(1), reraise=True
+)
+def _send(client: JobSubmissionClient, kind: str, folder: str) -> str:
+    job_id: str = client.submit_job(
+        entrypoint=f"python -m pipelines {kind} {_CONF}",
+        runtime_env={"working_dir": folder},
+        metadata={"kind": kind},
+    )
+    return job_id
 
 
 def _state(info: Any) -> JobState:
