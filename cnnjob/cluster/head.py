@@ -8,6 +8,7 @@ import json
 import os
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -63,6 +64,8 @@ def start(config: ClusterConfig) -> Head:
         *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"),
         *("--node-ip-address", "127.0.0.1", "--port", str(config.port)),
         *("--dashboard-host", "127.0.0.1", "--dashboard-port", str(config.dashboard_port)),
+        # Ray's default is one fixed port, and beside another Ray on this machine no job would ever start.
+        *("--dashboard-agent-listen-port", str(_free_port())),
         *("--num-cpus", str(config.num_cpus or len(os.sched_getaffinity(0)) + 1)),
     ]
     with (state / LOG).open("wb") as log:
@@ -137,6 +140,12 @@ def _wait(process: subprocess.Popen[bytes], head: Head, state: Path) -> None:
     stop(state)
     said = (state / LOG).read_text(errors="replace").strip().splitlines()[-5:]
     raise ClusterError(f"the head did not come up; the end of {state / LOG} says: {' '.join(said)}")
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 def _signal(group: int, number: int) -> None:
