@@ -6,6 +6,8 @@ PIP_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+READY_DEV := $(VENV)/.ready-dev
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt
 
 .PHONY: help setup demo lint test test-quick clean
 
@@ -22,22 +24,27 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed; this is $$($(PYTHON) --version). Set PYTHON=python3.11."; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[dev]'
+	$(PIP) -e .
 	@touch $(READY)
+
+# What only tests and lint need; a demo does not wait for it.
+$(READY_DEV): $(READY)
+	$(PIP) -e '.[dev]'
+	@touch $(READY_DEV)
 
 demo: setup
 	$(BIN)/cnnjob demo --dir work
 
-lint: setup
+lint: $(READY_DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: setup
+test: $(READY_DEV)
 	$(BIN)/pytest
 
-test-quick: setup
+test-quick: $(READY_DEV)
 	$(BIN)/pytest -m "not ray and not slow"
 
 clean:
