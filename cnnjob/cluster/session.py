@@ -22,8 +22,8 @@ from cnnjob.progress import Progress
 CLUSTER_ENV = "RAY_ADDRESS"
 
 WORKER_ENVIRONMENT = {
-    # glibc hands large blocks back to the kernel at each step; keeping them doubled the speed of large batches
-    # (DESIGN.md, "What was measured").
+    # glibc hands large blocks back to the kernel at each step; keeping them spares large batches
+    # the page faults of getting them again.
     "MALLOC_MMAP_THRESHOLD_": "1073741824",
     "MALLOC_TRIM_THRESHOLD_": "4294967296",
 }

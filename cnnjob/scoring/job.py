@@ -1,7 +1,6 @@
 """Scoring with Ray Data: units go out to worker processes, receipts come back. Images never travel.
 
-Six to eight times the speed of the usual read, map, write (DESIGN.md, "What was measured"): no image crosses the
-object store. A process builds the model's engine once and keeps it for all of its units.
+The usual read, map, write sends each image through the object store twice; here none crosses it. A process builds the model's engine once and keeps it for all of its units.
 """
 
 import uuid
