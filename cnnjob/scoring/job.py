@@ -1,6 +1,7 @@
 """Scoring with Ray Data: units go out to worker processes, receipts come back. Images never travel.
 
-The usual read, map, write sends each image through the object store twice; here none crosses it. A process builds the model's engine once and keeps it for all of its units.
+The usual read, map, write sends each image through the object store twice; here none crosses it. A process builds
+the model's engine once and keeps it for all of its units.
 """
 
 import uuid
