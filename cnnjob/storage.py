@@ -72,12 +72,6 @@ def list_files(uri: str) -> list[str]:
     return sorted(os.path.relpath(name, path) for name in found)
 
 
-def make_folder(uri: str) -> None:
-    """Create a folder and its parents; no error where it exists."""
-    filesystem, path = resolve(uri)
-    filesystem.create_dir(path, recursive=True)
-
-
 def remove(uri: str) -> None:
     """Remove a file or a folder with all below it; no error where there is none."""
     filesystem, path = resolve(uri)

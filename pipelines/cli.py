@@ -5,19 +5,20 @@ Everything heavy is imported inside the commands, so that ``--help`` and ``check
 
 import datetime as dt
 import os
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, NoReturn, cast
+from typing import Annotated, Any, cast
 
 # Looking for pydantic's plugins reads the metadata of every installed package: a tenth of the time to an answer.
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 import typer
 
-from cnnjob.errors import CnnjobError, JobError, UserError
-from pipelines.console import Console, guarded_stdout
+from cnnjob.errors import UserError
+from pipelines import cli_cluster
+from pipelines.command import Conf, Date, Debug, JobKind, Json, Sets, Tracking, run_command, with_date
+from pipelines.console import Console
 
 app = typer.Typer(
     name="cnnjob",
@@ -29,27 +30,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Conf = Annotated[Path, typer.Argument(metavar="CONF", help="The YAML file of the job.", show_default=False)]
-Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key; repeatable.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one result object; all else goes to standard error.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-Date = Annotated[str | None, typer.Option("--date", metavar="YYYY-MM-DD", help="The date that is scored.")]
-Tracking = Annotated[str, typer.Option("--tracking", envvar="MLFLOW_TRACKING_URI", help="Folder or MLflow URI.")]
-Address = Annotated[str, typer.Option("--address", help="URL of the cluster's dashboard and jobs API.")]
-State = Annotated[str, typer.Option("--state", help="Folder with the token of the local head.")]
-
-DEFAULT_ADDRESS = "http://127.0.0.1:8265"
-DEFAULT_STATE = "~/.cnnjob"
-
-
-class JobKind(StrEnum):
-    """What can be submitted."""
-
-    PREPARE = "prepare"
-    TRAIN = "train"
-    SCORE = "score"
-    NIGHTLY = "nightly"
-
 
 class SchemaKind(StrEnum):
     """What has a JSON Schema."""
@@ -59,6 +39,9 @@ class SchemaKind(StrEnum):
     SCORE = "score"
     NIGHTLY = "nightly"
     CLUSTER = "cluster"
+
+
+app.add_typer(cli_cluster.app)
 
 
 @app.callback(invoke_without_command=True)
@@ -73,70 +56,35 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 @app.command()
 def prepare(conf: Conf, sets: Sets = None, json: Json = False, debug: Debug = False) -> None:
     """Turn a pile of images into a prepared data set: uint8, split, counted, sharded."""
-
-    def job(console: Console) -> object:
-        from cnnjob.config import kinds
-        from pipelines import prepare as job
-
-        result = job.run(kinds.load("prepare", conf, sets or ()), console)
-        job.show(result, console)
-        return result
-
-    _run(job, as_json=json, debug=debug)
+    run_command(_job(JobKind.PREPARE, conf, sets or ()), as_json=json, debug=debug)
 
 
 @app.command()
 def train(conf: Conf, sets: Sets = None, json: Json = False, debug: Debug = False) -> None:
     """Train a classifier with DDP on all workers, evaluate it, register it in MLflow."""
-
-    def job(console: Console) -> object:
-        from cnnjob.config import kinds
-
-        config = kinds.load("train", conf, sets or ())
-        from pipelines import train as job
-
-        result = job.run(config, console)
-        job.show(result, console)
-        return result
-
-    _run(job, as_json=json, debug=debug)
+    run_command(_job(JobKind.TRAIN, conf, sets or ()), as_json=json, debug=debug)
 
 
 @app.command()
 def score(conf: Conf, date: Date = None, sets: Sets = None, json: Json = False, debug: Debug = False) -> None:
     """Score one date's images into a committed Parquet table of class probabilities."""
-
-    def job(console: Console) -> object:
-        from cnnjob.config import kinds
-
-        config = kinds.load("score", conf, [*(sets or ()), *([f"date={date}"] if date else [])])
-        from pipelines import score as job
-
-        result = job.run(config, console)
-        job.show(result, console)
-        return result
-
-    _run(job, as_json=json, debug=debug)
+    overrides = with_date(JobKind.SCORE, sets, date)
+    run_command(_job(JobKind.SCORE, conf, overrides), as_json=json, debug=debug)
 
 
 @app.command()
 def nightly(conf: Conf, date: Date = None, sets: Sets = None, json: Json = False, debug: Debug = False) -> None:
     """Score one date, then compare it with the training data; exit 1 if it drifted."""
+    scoring = _job(JobKind.NIGHTLY, conf, with_date(JobKind.NIGHTLY, sets, date))
 
     def job(console: Console) -> object:
-        from cnnjob.config import kinds
-
-        config = kinds.load("nightly", conf, [*(sets or ()), *([f"score.date={date}"] if date else [])])
-        from pipelines import nightly as job
-
-        result = job.run(config, console)
-        job.show(result, console)
+        result = scoring(console)
         if not result.within_bounds:
             console.result(result)
             raise typer.Exit(1)
         return result
 
-    _run(job, as_json=json, debug=debug)
+    run_command(job, as_json=json, debug=debug)
 
 
 @app.command()
@@ -158,13 +106,14 @@ def promote(
         job.show(result, console)
         return result
 
-    _run(job, as_json=json, debug=debug)
+    run_command(job, as_json=json, debug=debug)
 
 
 @app.command()
 def demo(
     folder: Annotated[Path, typer.Option("--dir", help="Where everything is written.")] = Path("cnnjob-demo"),
     date: Date = None,
+    sets: Sets = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -174,11 +123,11 @@ def demo(
         day = _date(date)
         from pipelines import demo as job
 
-        result = job.run(folder.absolute(), day, console)
+        result = job.run(folder.absolute(), day, console, sets or ())
         job.show(result, console)
         return result
 
-    _run(job, as_json=json, debug=debug)
+    run_command(job, as_json=json, debug=debug)
 
 
 @app.command()
@@ -187,6 +136,7 @@ def trace(
     preset: Annotated[str, typer.Option(help="Take a preset.")] = "default",
     shape: Annotated[str, typer.Option(help="Channels x height x width of an image.")] = "3x32x32",
     classes: Annotated[int, typer.Option(help="Number of classes.")] = 10,
+    sets: Sets = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -198,14 +148,17 @@ def trace(
         from cnnjob.config.train import ModelConfig
         from pipelines import trace as job
 
-        model = (
-            kinds.load("train", conf).model if conf else load_config(ModelConfig, {"preset": preset}, where="--preset")
-        )
+        if sets and conf is None:
+            raise UserError("--set overrides keys of a train conf; give the conf with --config")
+        if conf:
+            model = kinds.load("train", conf, sets or ()).model
+        else:
+            model = load_config(ModelConfig, {"preset": preset}, where="--preset")
         result = job.run(model, _shape(shape), classes)
         job.show(result, console)
         return result
 
-    _run(job, as_json=json, debug=debug)
+    run_command(job, as_json=json, debug=debug)
 
 
 @app.command()
@@ -234,7 +187,7 @@ def check(
             raise UserError("\n".join(problems))
         return {"sound": found}
 
-    _run(job, as_json=json, debug=debug)
+    run_command(job, as_json=json, debug=debug)
 
 
 @app.command()
@@ -248,142 +201,44 @@ def schema(kind: Annotated[SchemaKind, typer.Argument(help="Which config.")]) ->
     typer.echo(json.dumps(document, indent=1))
 
 
-@app.command()
-def up(
-    conf: Annotated[Path | None, typer.Option("--config", help="A cluster conf.")] = None,
-    sets: Sets = None,
-    json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Start a Ray head on this machine: loopback, token authentication on."""
-
-    def job(console: Console) -> object:
-        from pipelines import jobs
-
-        return jobs.up(conf, sets or (), console)
-
-    _run(job, as_json=json, debug=debug)
-
-
-@app.command()
-def down(state: State = DEFAULT_STATE, json: Json = False, debug: Debug = False) -> None:
-    """Stop the head that `cnnjob up` started."""
-
-    def job(console: Console) -> object:
-        from pipelines import jobs
-
-        return jobs.down(state, console)
-
-    _run(job, as_json=json, debug=debug)
-
-
-@app.command()
-def submit(
-    kind: Annotated[JobKind, typer.Argument(help="The job.")],
-    conf: Conf,
-    address: Address = DEFAULT_ADDRESS,
-    sets: Sets = None,
-    date: Date = None,
-    follow: Annotated[bool, typer.Option("--follow", help="Show the log; end with the job's exit code.")] = False,
-    state: State = DEFAULT_STATE,
-    json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Submit a job to a Ray cluster through its jobs API."""
-
-    def job(console: Console) -> object:
-        from pipelines import jobs
-
-        key = "score.date" if kind is JobKind.NIGHTLY else "date"
-        overrides = [*(sets or ()), *([f"{key}={date}"] if date else [])]
-        result = jobs.submit(kind.value, conf, overrides, address, state, console, wait=follow)
-        if result.exit_code:
-            console.result(result)
-            raise typer.Exit(result.exit_code)
-        return result
-
-    _run(job, as_json=json, debug=debug)
-
-
-@app.command(name="jobs")
-def list_jobs(
-    address: Address = DEFAULT_ADDRESS, state: State = DEFAULT_STATE, json: Json = False, debug: Debug = False
-) -> None:
-    """List the jobs of a cluster."""
-
-    def job(console: Console) -> object:
-        from pipelines import jobs
-
-        return jobs.listing(address, state, console)
-
-    _run(job, as_json=json, debug=debug)
-
-
-@app.command()
-def logs(job_id: str, address: Address = DEFAULT_ADDRESS, state: State = DEFAULT_STATE, debug: Debug = False) -> None:
-    """Show the log of a submitted job."""
-
-    def job(console: Console) -> object:
-        from pipelines import jobs
-
-        return jobs.logs(job_id, address, state, console)
-
-    _run(job, as_json=False, debug=debug)
-
-
-@app.command()
-def stop(
-    job_id: str,
-    address: Address = DEFAULT_ADDRESS,
-    state: State = DEFAULT_STATE,
-    json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Stop a submitted job."""
-
-    def job(console: Console) -> object:
-        from pipelines import jobs
-
-        return jobs.stop(job_id, address, state, console)
-
-    _run(job, as_json=json, debug=debug)
-
-
 def main() -> None:
     """The console script."""
     app()
 
 
-def _run(job: Callable[[Console], object], *, as_json: bool, debug: bool) -> None:
-    """Call a job with a console; print its result, or its error, and exit."""
-    with guarded_stdout() as out:
-        console = Console(as_json=as_json, out=out, err=sys.stderr)
-        try:
-            console.result(job(console))
-        except CnnjobError as error:
-            console.close()
-            if debug:
-                raise
-            _fail(error, console)
-        except (typer.Exit, typer.Abort):
-            raise
-        except Exception as error:
-            console.close()
-            if debug:
-                raise
-            _fail(JobError(f"{type(error).__name__}: {error}. With --debug you see where it happened."), console)
-        except KeyboardInterrupt:
-            console.close()
-            console.note("Interrupted. Run the same command again to go on.")
-            sys.exit(130)
-        finally:
-            console.close()
+def _job(kind: JobKind, conf: Path, overrides: Sequence[str]) -> Callable[[Console], Any]:
+    """A job that loads its config first, so that a mistake is told before anything heavy is imported."""
+
+    def job(console: Console) -> Any:
+        from cnnjob.config import kinds
+
+        config = kinds.load(kind.value, conf, overrides)
+        module = _module(kind)
+        result = module.run(config, console)
+        module.show(result, console)
+        return result
+
+    return job
 
 
-def _fail(error: CnnjobError, console: Console) -> NoReturn:
-    console.note(f"Error: {error}")
-    console.result({"error": type(error).__name__, "message": str(error), "exit_code": error.exit_code})
-    sys.exit(error.exit_code)
+def _module(kind: JobKind) -> Any:
+    match kind:
+        case JobKind.PREPARE:
+            from pipelines import prepare
+
+            return prepare
+        case JobKind.TRAIN:
+            from pipelines import train
+
+            return train
+        case JobKind.SCORE:
+            from pipelines import score
+
+            return score
+        case JobKind.NIGHTLY:
+            from pipelines import nightly
+
+            return nightly
 
 
 def _date(text: str | None) -> dt.date:

@@ -6,6 +6,7 @@ split into a Parquet table, and show its first rows. Each step does only what is
 
 import datetime as dt
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from cnnjob.cluster.session import shared_session
 from cnnjob.config import kinds
 from cnnjob.config.score import ScoreConfig
 from cnnjob.config.train import TrainConfig
+from cnnjob.errors import UserError
 from cnnjob.scoring.reading import read_scores
 from cnnjob.tracking.registry import CHAMPION
 from cnnjob.tracking.server import connect
@@ -22,6 +24,7 @@ from pipelines.confs import shipped
 from pipelines.console import Console
 
 FIRST_ROWS = 5
+_JOBS = ("prepare.", "train.", "score.")
 
 
 @dataclass(frozen=True)
@@ -55,20 +58,32 @@ class DemoResult:
     ui_command: str
 
 
-def run(folder: Path, date: dt.date, console: Console) -> DemoResult:
-    """Run the line with everything it writes below ``folder``."""
+def run(folder: Path, date: dt.date, console: Console, sets: Sequence[str] = ()) -> DemoResult:
+    """Run the line with everything it writes below ``folder``.
+
+    Args:
+        folder: Created where it does not exist.
+        date: The date that is scored.
+        console: Where progress goes.
+        sets: Overrides that name their job first, such as ``train.num_epochs=3``.
+    """
     began = time.perf_counter()
+    for each in sets:
+        if not each.startswith(_JOBS):
+            raise UserError(f"--set {each} should name its job first: {', '.join(_JOBS)}; such as train.num_epochs=3")
     at = {
         "dataset": folder / "datasets" / "digits",
         "runs": folder / "runs",
         "tracking": folder / "tracking",
         "scores": folder / "scores" / "digits",
     }
-    prepare_config = kinds.load("prepare", shipped("prepare/digits.yaml"), [f"output={at['dataset']}"])
+    prepare_config = kinds.load(
+        "prepare", shipped("prepare/digits.yaml"), [f"output={at['dataset']}", *_of("prepare", sets)]
+    )
     places = [f"dataset={at['dataset']}", f"storage={at['runs']}", f"tracking.uri={at['tracking']}"]
-    train_config: TrainConfig = kinds.load("train", shipped("train/digits.yaml"), places)
+    train_config: TrainConfig = kinds.load("train", shipped("train/digits.yaml"), [*places, *_of("train", sets)])
     places = [f"input.uri={at['dataset']}", f"output={at['scores']}", f"tracking.uri={at['tracking']}", f"date={date}"]
-    score_config: ScoreConfig = kinds.load("score", shipped("score/digits.yaml"), places)
+    score_config: ScoreConfig = kinds.load("score", shipped("score/digits.yaml"), [*places, *_of("score", sets)])
 
     with shared_session():
         prepared = prepare.run(prepare_config, console)
@@ -88,6 +103,10 @@ def run(folder: Path, date: dt.date, console: Console) -> DemoResult:
         seconds=time.perf_counter() - began,
         ui_command=connect(train_config.tracking.uri).ui_command,
     )
+
+
+def _of(job: str, sets: Sequence[str]) -> list[str]:
+    return [each.removeprefix(f"{job}.") for each in sets if each.startswith(f"{job}.")]
 
 
 def show(result: DemoResult, console: Console) -> None:

@@ -7,7 +7,6 @@ graph against the net on real rows, and register the bundle.
 """
 
 import dataclasses
-import math
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +24,7 @@ from cnnjob.models.presets import net_for
 from cnnjob.tracking import registry, runs
 from cnnjob.tracking.server import Server, connect
 from cnnjob.training import driver, figures
+from cnnjob.training.order import num_steps
 from cnnjob.training.state import RunState, computing_config, open_run, save_run
 from cnnjob.training.worker import TEST_KEY, TrainJob
 from cnnjob.versions import git_commit, library_versions
@@ -74,7 +74,7 @@ def run(config: TrainConfig, console: Console) -> TrainResult:
     if state is not None and state.result is not None:
         return TrainResult(**{**state.result, "created": False})
     with session(_needs(config), console):
-        server = connect(config.tracking.uri)
+        server = connect(config.tracking.uri, create=True)
         if state is None:
             state = _begin(server, config, manifest, run_folder)
         else:
@@ -127,7 +127,7 @@ def _train(job: TrainJob, server: Server, console: Console) -> list[dict[str, An
             console.row("epochs", {key: entry[key] for key in EPOCH_KEYS})
         runs.log_metrics(server, job.run_id, values, step=step, timestamp_ms=entry["timestamp_ms"])
 
-    steps = math.ceil(job.manifest.splits["train"].rows / job.config.global_batch_size)
+    steps = num_steps(job.manifest.splits["train"].rows, job.config.global_batch_size)
     console.note(
         f"Training {job.config.name}: {job.manifest.splits['train'].rows:,} rows, {job.config.num_epochs} epochs of "
         f"{steps} steps, {job.config.num_workers} workers of {job.threads} thread(s)"

@@ -53,12 +53,13 @@ def read_span(dataset: str, span: Span, columns: tuple[str, ...]) -> Iterator[pa
     """The row groups of a span, cut to it, one at a time.
 
     Raises:
-        IntegrityError: The file is gone or is not what the manifest says.
+        IntegrityError: The file is gone, is not what the manifest says, or a byte of what is read has changed:
+            each page has a checksum, since a flipped byte in a picture decodes to another picture.
     """
     uri = storage.join(dataset, span.shard.path)
     filesystem, path = storage.resolve(uri)
     try:
-        with filesystem.open_input_file(path) as file, pq.ParquetFile(file) as parquet:
+        with filesystem.open_input_file(path) as file, pq.ParquetFile(file, page_checksum_verification=True) as parquet:
             if parquet.metadata.num_rows != span.shard.rows:
                 raise IntegrityError(
                     f"{uri} has {parquet.metadata.num_rows} rows, its manifest says {span.shard.rows}; "
@@ -72,7 +73,7 @@ def read_span(dataset: str, span: Span, columns: tuple[str, ...]) -> Iterator[pa
                     yield parquet.read_row_group(group, columns=list(columns), use_threads=False).slice(low, high - low)
                 first += rows
     except (OSError, pa.ArrowInvalid) as error:
-        raise IntegrityError(f"{uri} cannot be read: {error}; prepare the data set again") from error
+        raise IntegrityError(f"{uri} cannot be read: {str(error).rstrip('.')}. Prepare the data set again.") from error
 
 
 def images_of(table: pa.Table, shape: tuple[int, int, int]) -> np.ndarray:

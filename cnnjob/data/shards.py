@@ -121,6 +121,7 @@ def write_shard(
         row_group_size=config.rows_per_group,
         compression=codec,
         use_dictionary=False,
+        write_page_checksum=True,
         write_statistics=[ID],
     )
     content = sink.getvalue()

@@ -20,6 +20,10 @@ from cnnjob.schema import BUNDLE_FORMAT_VERSION
 ONNX = "model.onnx"
 SAFETENSORS = "model.safetensors"
 DESCRIPTION = "model.json"
+GRAPH_INPUT = "image"
+GRAPH_PROBABILITIES = "probabilities"
+GRAPH_PREDICTION = "prediction"
+"""Names of the graph's input and outputs: what servers of the model see."""
 FILES = (ONNX, SAFETENSORS, DESCRIPTION)
 
 

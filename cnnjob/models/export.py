@@ -19,11 +19,9 @@ from safetensors.torch import save as save_safetensors
 from torch import nn
 
 from cnnjob.errors import ExportError
+from cnnjob.models.bundle import GRAPH_INPUT, GRAPH_PREDICTION, GRAPH_PROBABILITIES
 from cnnjob.models.cnn import Classifier
 
-INPUT = "image"
-PROBABILITIES = "probabilities"
-PREDICTION = "prediction"
 PARITY_BOUND = 1e-5
 """Largest difference of any probability between the graph and the module on real rows."""
 
@@ -47,8 +45,8 @@ def export_onnx(classifier: Classifier, shape: tuple[int, int, int], class_names
             module,
             (example,),
             dynamo=True,
-            input_names=[INPUT],
-            output_names=[PROBABILITIES],
+            input_names=[GRAPH_INPUT],
+            output_names=[GRAPH_PROBABILITIES],
             dynamic_shapes=({0: torch.export.Dim("batch")},),
             external_data=False,
             verbose=False,
@@ -89,7 +87,7 @@ def check_parity(graph: bytes, classifier: Classifier, images: np.ndarray) -> fl
         ExportError: It is above ``PARITY_BOUND``; such a graph must not be registered.
     """
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-    exported = session.run([PROBABILITIES], {INPUT: images})[0]
+    exported = session.run([GRAPH_PROBABILITIES], {GRAPH_INPUT: images})[0]
     with torch.inference_mode():
         trained = torch.softmax(classifier.eval()(torch.from_numpy(images)), dim=1).numpy()
     difference = float(np.max(np.abs(exported - trained), initial=0.0))
@@ -106,11 +104,13 @@ def _add_class_names(model: onnx.ModelProto, class_names: Sequence[str]) -> None
     graph = model.graph
     names = helper.make_tensor("class_names", TensorProto.STRING, [len(class_names)], [n.encode() for n in class_names])
     graph.initializer.append(names)
-    graph.node.append(helper.make_node("ArgMax", [PROBABILITIES], ["class_index"], axis=1, keepdims=0, name="argmax"))
     graph.node.append(
-        helper.make_node("Gather", ["class_names", "class_index"], [PREDICTION], axis=0, name="class_name")
+        helper.make_node("ArgMax", [GRAPH_PROBABILITIES], ["class_index"], axis=1, keepdims=0, name="argmax")
     )
-    graph.output.append(helper.make_tensor_value_info(PREDICTION, TensorProto.STRING, ["batch"]))
+    graph.node.append(
+        helper.make_node("Gather", ["class_names", "class_index"], [GRAPH_PREDICTION], axis=0, name="class_name")
+    )
+    graph.output.append(helper.make_tensor_value_info(GRAPH_PREDICTION, TensorProto.STRING, ["batch"]))
 
 
 @contextlib.contextmanager

@@ -78,11 +78,6 @@ def stages(net: Net) -> list[Stage]:
     return list(_stages(net))
 
 
-def num_parameters(net: Net) -> int:
-    """Trained numbers in the whole net."""
-    return sum(stage.parameters for stage in stages(net))
-
-
 def flatten_features(net: Net) -> int:
     """Length of the vector between the last map and the first linear layer."""
     return next(stage.shape_out[0] for stage in stages(net) if stage.kind == "flatten")

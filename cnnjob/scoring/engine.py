@@ -3,7 +3,7 @@
 import numpy as np
 import onnxruntime
 
-PROBABILITIES = "probabilities"
+from cnnjob.models.bundle import GRAPH_INPUT, GRAPH_PROBABILITIES
 
 
 class Engine:
@@ -16,13 +16,12 @@ class Engine:
         # A spinning thread would take the core that the next actor needs.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        self._input = self._session.get_inputs()[0].name
         self._batch_size = batch_size
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Class probabilities of uint8 images N x C x H x W, as float32 N x classes."""
         found = [
-            self._session.run([PROBABILITIES], {self._input: images[start : start + self._batch_size]})[0]
+            self._session.run([GRAPH_PROBABILITIES], {GRAPH_INPUT: images[start : start + self._batch_size]})[0]
             for start in range(0, len(images), self._batch_size)
         ]
         return np.concatenate(found)

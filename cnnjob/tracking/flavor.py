@@ -14,7 +14,7 @@ import onnx
 from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
 
-from cnnjob.models.bundle import ONNX, Bundle
+from cnnjob.models.bundle import GRAPH_INPUT, GRAPH_PREDICTION, GRAPH_PROBABILITIES, ONNX, Bundle
 
 PIP_REQUIREMENTS = tuple(f"{name}=={version(name)}" for name in ("mlflow", "onnx", "onnxruntime", "numpy"))
 """Given explicitly: MLflow's inference would start a process and load the model to find them."""
@@ -45,11 +45,11 @@ def save_model(path: str, mlflow_model: Model, bundle: Bundle, example: np.ndarr
 
 def _signature(shape: tuple[int, int, int], num_classes: int) -> ModelSignature:
     return ModelSignature(
-        inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, *shape), "image")]),
+        inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, *shape), GRAPH_INPUT)]),
         outputs=Schema(
             [
-                TensorSpec(np.dtype(np.float32), (-1, num_classes), "probabilities"),
-                TensorSpec(np.dtype(np.str_), (-1,), "prediction"),
+                TensorSpec(np.dtype(np.float32), (-1, num_classes), GRAPH_PROBABILITIES),
+                TensorSpec(np.dtype(np.str_), (-1,), GRAPH_PREDICTION),
             ]
         ),
     )

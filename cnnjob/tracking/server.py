@@ -2,6 +2,8 @@
 
 import logging
 import os
+import shutil
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +14,7 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from cnnjob.errors import TrackingError
+from cnnjob.errors import ModelError, TrackingError
 
 _DATABASE = "mlflow.db"
 _ARTIFACTS = "artifacts"
@@ -44,11 +46,22 @@ class Server:
         """The command that opens the MLflow UI on it; for a server, its address."""
         if self.artifacts is None:
             return self.uri
-        return f"mlflow ui --backend-store-uri {self.uri} --port 5000"
+        # In a virtual environment that is not active, `mlflow` alone would not be found.
+        beside = Path(sys.executable).parent / "mlflow"
+        command = "mlflow" if shutil.which("mlflow") or not beside.exists() else str(beside)
+        return f"{command} ui --backend-store-uri {self.uri} --port 5000"
 
 
-def connect(uri: str) -> Server:
-    """A client for a folder, a ``sqlite:///`` URI or a server's address. Folders are created on first use."""
+def connect(uri: str, *, create: bool = False) -> Server:
+    """A client for a folder, a ``sqlite:///`` URI or a server's address.
+
+    Args:
+        uri: As in ``tracking.uri`` of a config.
+        create: Make the folder and its database where there is none: for who writes, not for who reads.
+
+    Raises:
+        ModelError: There is no database, and none is to be made.
+    """
     for name, value in _CLIENT_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     logging.getLogger("mlflow").setLevel(logging.ERROR)
@@ -57,7 +70,13 @@ def connect(uri: str) -> Server:
     artifacts = None
     if "://" not in uri:
         folder = Path(uri)
-        folder.mkdir(parents=True, exist_ok=True)
+        if create:
+            folder.mkdir(parents=True, exist_ok=True)
+        elif not (folder / _DATABASE).is_file():
+            raise ModelError(
+                f"there is no MLflow store at {folder}: {_DATABASE} is missing. "
+                f"Train a model with this tracking.uri first, or correct the path."
+            )
         artifacts = (folder / _ARTIFACTS).as_uri()
         uri = f"sqlite:///{folder / _DATABASE}"
     elif uri.startswith("sqlite:///"):

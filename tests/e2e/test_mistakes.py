@@ -71,6 +71,17 @@ def test_another_format_version_is_refused(cnnjob: Command, tmp_path: Path) -> N
     assert_refused(ended, tmp_path, "format version 99", "reads version 1")
 
 
+def test_a_mistyped_tracking_folder_is_not_created(cnnjob: Command, tmp_path: Path) -> None:
+    """Asking for a model where there is no MLflow store says so, and makes none."""
+    ended = cnnjob("promote", "digits", "--tracking", str(tmp_path / "elsewhere"))
+    assert_refused(ended, tmp_path, "no MLflow store", str(tmp_path / "elsewhere"))
+
+
+def test_a_demo_override_names_its_job(cnnjob: Command, tmp_path: Path) -> None:
+    """An override of the demo that does not say whose key it is, is refused with the form it should have."""
+    assert_refused(cnnjob("demo", "--set", "num_epochs=3"), tmp_path, "num_epochs=3", "train.num_epochs=3")
+
+
 def test_unreadable_yaml_is_refused_with_its_place(cnnjob: Command, tmp_path: Path) -> None:
     """YAML that does not parse: the file, the line and the column."""
     assert_refused(cnnjob("score", conf(tmp_path, "input: [1,\nb: }")), tmp_path, "conf.yaml", "line 2")

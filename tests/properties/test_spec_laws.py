@@ -10,7 +10,8 @@ from torch import nn
 
 from cnnjob.errors import ModelError
 from cnnjob.models.cnn import build
-from cnnjob.models.spec import Block, Net, Stage, flatten_features, num_parameters, stages
+from cnnjob.models.spec import Block, Net, Stage, flatten_features, stages
+from cnnjob.models.trace import trace
 
 blocks = st.builds(
     Block,
@@ -76,7 +77,7 @@ def test_parameters_are_torchs(net):
     """The number of parameters by arithmetic is that of the module, and its buffers are mean and deviation alone."""
     possible(net)
     module = build(net, [0.5] * net.shape[0], [0.2] * net.shape[0], seed=0)
-    assert num_parameters(net) == sum(parameter.numel() for parameter in module.parameters())
+    assert trace(net).parameters == sum(parameter.numel() for parameter in module.parameters())
     assert {name for name, _ in module.named_buffers()} == {"normalize.mean", "normalize.std"}
 
 

@@ -11,8 +11,9 @@ from safetensors.torch import load as load_safetensors
 from torch import nn
 
 from cnnjob.errors import ExportError
+from cnnjob.models.bundle import GRAPH_INPUT, GRAPH_PREDICTION, GRAPH_PROBABILITIES
 from cnnjob.models.cnn import Normalize, build
-from cnnjob.models.export import INPUT, PREDICTION, PROBABILITIES, check_parity, export_onnx, weights
+from cnnjob.models.export import check_parity, export_onnx, weights
 from cnnjob.models.spec import Block, Net
 from tests.helpers import default_net, rows_of
 
@@ -33,7 +34,7 @@ def graph(bundle) -> bytes:
 
 def outputs(graph: bytes, images: np.ndarray) -> list[np.ndarray]:
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-    return session.run([PROBABILITIES, PREDICTION], {INPUT: images})
+    return session.run([GRAPH_PROBABILITIES, GRAPH_PREDICTION], {GRAPH_INPUT: images})
 
 
 def relu_before_pool(module: nn.Sequential) -> nn.Sequential:
@@ -126,7 +127,7 @@ def test_batch_of_no_rows(graph, images):
 def test_input_is_uint8_images(graph):
     """The graph has one input, uint8, with the batch free and the image's shape fixed."""
     (found,) = onnxruntime.InferenceSession(graph).get_inputs()
-    assert (found.name, found.type) == (INPUT, "tensor(uint8)")
+    assert (found.name, found.type) == (GRAPH_INPUT, "tensor(uint8)")
     assert isinstance(found.shape[0], str)
     assert found.shape[1:] == [3, 32, 32]
 
@@ -189,4 +190,4 @@ def test_graph_is_one_file(graph):
     """All weights are inside the graph's file: it refers to no other."""
     model = onnx.load_from_string(graph)
     assert not [tensor.name for tensor in model.graph.initializer if tensor.external_data]
-    assert [output.name for output in model.graph.output] == [PROBABILITIES, PREDICTION]
+    assert [output.name for output in model.graph.output] == [GRAPH_PROBABILITIES, GRAPH_PREDICTION]

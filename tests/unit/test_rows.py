@@ -63,3 +63,23 @@ def test_a_shard_cut_short_is_an_integrity_error(tmp_path):
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(IntegrityError):
         read_rows(dataset.path, split, 0, 12, dataset.manifest.image.shape)
+
+
+def test_a_flipped_byte_in_a_shard_is_noticed(digits, tmp_path):
+    """Wherever a byte of a shard's pages changes, reading it is refused: it would decode to another picture."""
+    split = digits.manifest.splits["test"]
+    shard = split.shards[0]
+    sound = Path(digits.path, shard.path).read_bytes()
+    damaged = tmp_path / shard.path
+    damaged.parent.mkdir(parents=True)
+    unnoticed = []
+    for share in range(5, 95, 5):
+        content = bytearray(sound)
+        content[len(content) * share // 100] ^= 1
+        damaged.write_bytes(content)
+        try:
+            read_rows(str(tmp_path), split, 0, shard.rows, digits.manifest.image.shape)
+            unnoticed.append(share)
+        except IntegrityError:
+            pass
+    assert unnoticed == []

@@ -1,11 +1,10 @@
 import datetime as dt
 import os
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
-import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow.parquet as pq
@@ -16,143 +15,9 @@ from cnnjob.errors import DatasetError, FormatVersionError, IntegrityError
 from cnnjob.schema import ID
 from cnnjob.scoring import commit
 from cnnjob.scoring.commit import Table, current, publish, recover, verify
-from cnnjob.scoring.engine import Engine
-from cnnjob.scoring.plan import Plan, plan_dataset
-from cnnjob.scoring.reading import read_scores
-from cnnjob.scoring.work import Desk, Receipt, do_unit, finished, ids_digest, part_uri
-from tests.helpers import rows_of, score_config, scoring_model
-
-DATE = dt.date(2024, 2, 29)
-MORNING = dt.datetime(2024, 3, 1, 6, tzinfo=dt.UTC)
-
-
-@dataclass
-class Night:
-    """One date's scoring, from the plan to the publication, without Ray."""
-
-    digits: object
-    bundle: object
-    root: Path
-    layout: str = "list"
-
-    def __post_init__(self):
-        self.table = Table(str(self.root), DATE)
-        self.model = scoring_model(self.digits.manifest, self.bundle.digest)
-        self.rows = rows_of(self.digits.path, self.digits.manifest, "test")
-
-    def plan(self, target_rows: int = 64) -> Plan:
-        """The work, in units of so many rows."""
-        config = score_config(self.digits.path, self.root, target_rows=target_rows, probabilities=self.layout)
-        return plan_dataset(config, self.digits.manifest, self.model)
-
-    def score(self, plan: Plan, *, batch_size: int = 64, scored_at=MORNING) -> list[Receipt]:
-        """Do all units, last first."""
-        engine = Engine(self.bundle.files["model.onnx"], threads=1, batch_size=batch_size)
-        desk = Desk(self.digits.path, self.table.staging(plan), self.model, self.layout, scored_at)
-        return [do_unit(unit, desk, engine) for unit in reversed(plan.units)]
-
-    @property
-    def expected_ids(self) -> int:
-        """The digest of the input's ids."""
-        return storage.sum_of_digests(row_id.encode() for row_id in self.rows.ids)
-
-    def verify(self, plan: Plan, receipts: list[Receipt]) -> None:
-        """Compare what was written with the plan and the input."""
-        verify(self.table, plan, receipts, self.expected_ids)
-
-    def publish(self, *, target_rows: int = 64, scored_at=MORNING):
-        """Score, verify and publish."""
-        plan = self.plan(target_rows)
-        receipts = self.score(plan, scored_at=scored_at)
-        self.verify(plan, receipts)
-        return publish(self.table, plan, receipts, self.model, {"date": str(DATE)}, scored_at)
-
-    def published(self):
-        """The scores as a reader gets them."""
-        return read_scores(str(self.root), DATE)
-
-
-@pytest.fixture
-def night(digits, bundle, tmp_path) -> Night:
-    return Night(digits, bundle, tmp_path / "scores")
-
-
-def probabilities_of(table) -> np.ndarray:
-    if "probabilities" in table.column_names:
-        return np.array(table.column("probabilities").to_pylist(), dtype=np.float32)
-    names = [name for name in table.column_names if name.startswith("p_")]
-    return np.stack([table.column(name).to_numpy() for name in names], axis=1)
-
-
-def part_of(night: Night, plan: Plan, number: int) -> Path:
-    return Path(part_uri(night.table.staging(plan), plan.units[number].name))
-
-
-@pytest.mark.parametrize("layout", ["list", "columns"])
-def test_each_row_gets_its_own_scores(digits, bundle, tmp_path, layout):
-    """Ids out are ids in, in order; each row has its own image's probabilities, and their largest is its class."""
-    night = Night(digits, bundle, tmp_path / "scores", layout)
-    night.publish()
-    table = night.published()
-    expected = Engine(bundle.files["model.onnx"], threads=1, batch_size=7).probabilities(night.rows.images)
-    found = probabilities_of(table)
-    assert table.column(ID).to_pylist() == night.rows.ids
-    assert np.array_equal(found, expected)
-    assert np.abs(found.sum(axis=1) - 1).max() < 1e-5
-    names = np.array(digits.manifest.class_names)
-    assert table.column("prediction").to_pylist() == names[expected.argmax(axis=1)].tolist()
-    assert np.array_equal(table.column("confidence").to_numpy(), expected.max(axis=1))
-
-
-def test_cuts_do_not_show(night):
-    """Units and batches of any size give every row the same bits."""
-    tables = []
-    for target_rows, batch_size in [(1000, 128), (64, 64), (50, 1), (7, 3)]:
-        plan = night.plan(target_rows)
-        night.score(plan, batch_size=batch_size)
-        parts = [pq.read_table(part_of(night, plan, number)) for number in range(len(plan.units))]
-        tables.append(pd.concat([part.to_pandas() for part in parts], ignore_index=True))
-    assert len(tables[0]) == len(night.rows.ids)
-    first = np.array(tables[0]["probabilities"].tolist())
-    for table in tables[1:]:
-        assert table[ID].tolist() == tables[0][ID].tolist()
-        assert np.array_equal(np.array(table["probabilities"].tolist()), first)
-
-
-def test_receipt_says_what_was_done(night):
-    """A receipt has its part's rows, bytes, digest, digest of ids and counts by class."""
-    plan = night.plan()
-    for receipt in night.score(plan):
-        part = part_of(night, plan, receipt.number)
-        table = pq.read_table(part)
-        assert (receipt.rows, receipt.bytes) == (len(table), part.stat().st_size)
-        assert receipt.rows == plan.units[receipt.number].rows
-        assert receipt.sha256 == storage.sha256(part.read_bytes())
-        assert receipt.ids_digest == storage.show_sum(ids_digest(table.column(ID)))
-        assert sum(receipt.counts) == receipt.rows
-
-
-def test_finished_units_are_recognized(night):
-    """A unit is finished if its receipt and its whole part are there."""
-    plan = night.plan()
-    unit, staging = plan.units[1], night.table.staging(plan)
-    assert finished(unit, staging) is None
-    receipts = {receipt.unit: receipt for receipt in night.score(plan)}
-    assert finished(unit, staging) == receipts[unit.name]
-    part = part_of(night, plan, 1)
-    part.write_bytes(part.read_bytes()[:-1])
-    assert finished(unit, staging) is None
-    part.unlink()
-    assert finished(unit, staging) is None
-
-
-@pytest.mark.parametrize("damage", [b"", b"{", b'{"rows": 1}', b"[]"])
-def test_a_damaged_receipt_is_no_receipt(night, damage):
-    """A unit whose receipt cannot be read is not finished: it is done again."""
-    plan = night.plan()
-    night.score(plan)
-    (Path(night.table.staging(plan)) / f"{plan.units[0].name}.json").write_bytes(damage)
-    assert finished(plan.units[0], night.table.staging(plan)) is None
+from cnnjob.scoring.plan import Plan
+from cnnjob.scoring.work import finished
+from tests.unit.night import DATE, MORNING, part_of
 
 
 def test_whole_work_is_verified(night):

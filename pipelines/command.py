@@ -1,0 +1,71 @@
+"""What every command shares: its options, and how it runs a job, prints its result or its error, and exits."""
+
+import sys
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from cnnjob.errors import CnnjobError, JobError
+from pipelines.console import Console, guarded_stdout
+
+Conf = Annotated[Path, typer.Argument(metavar="CONF", help="The YAML file of the job.", show_default=False)]
+Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key; repeatable.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one result object; all else goes to standard error.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Date = Annotated[str | None, typer.Option("--date", metavar="YYYY-MM-DD", help="The date that is scored.")]
+Tracking = Annotated[str, typer.Option("--tracking", envvar="MLFLOW_TRACKING_URI", help="Folder or MLflow URI.")]
+Address = Annotated[str, typer.Option("--address", help="URL of the cluster's dashboard and jobs API.")]
+State = Annotated[str, typer.Option("--state", help="Folder with the token of the local head.")]
+
+DEFAULT_ADDRESS = "http://127.0.0.1:8265"
+DEFAULT_STATE = "~/.cnnjob"
+
+
+class JobKind(StrEnum):
+    """What can be submitted."""
+
+    PREPARE = "prepare"
+    TRAIN = "train"
+    SCORE = "score"
+    NIGHTLY = "nightly"
+
+
+def run_command(job: Callable[[Console], object], *, as_json: bool, debug: bool) -> None:
+    """Call a job with a console; print its result, or its error, and exit."""
+    with guarded_stdout() as out:
+        console = Console(as_json=as_json, out=out, err=sys.stderr)
+        try:
+            console.result(job(console))
+        except CnnjobError as error:
+            console.close()
+            if debug:
+                raise
+            _fail(error, console)
+        except (typer.Exit, typer.Abort):
+            raise
+        except Exception as error:
+            console.close()
+            if debug:
+                raise
+            _fail(JobError(f"{type(error).__name__}: {error}. With --debug you see where it happened."), console)
+        except KeyboardInterrupt:
+            console.close()
+            console.note("Interrupted. Run the same command again to go on.")
+            sys.exit(130)
+        finally:
+            console.close()
+
+
+def _fail(error: CnnjobError, console: Console) -> NoReturn:
+    console.note(f"Error: {error}")
+    console.result({"error": type(error).__name__, "message": str(error), "exit_code": error.exit_code})
+    sys.exit(error.exit_code)
+
+
+def with_date(kind: JobKind, sets: Sequence[str] | None, date: str | None) -> list[str]:
+    """The overrides with ``--date`` among them, as the key it stands for."""
+    key = "score.date" if kind is JobKind.NIGHTLY else "date"
+    return [*(sets or ()), *([f"{key}={date}"] if date else [])]

@@ -1,0 +1,81 @@
+"""One date's scoring without Ray, for the tests of the unit of work and of the commit."""
+
+import datetime as dt
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cnnjob import storage
+from cnnjob.scoring.commit import Table, publish, verify
+from cnnjob.scoring.engine import Engine
+from cnnjob.scoring.plan import Plan, plan_dataset
+from cnnjob.scoring.reading import read_scores
+from cnnjob.scoring.work import Desk, Receipt, do_unit, part_uri
+from tests.helpers import rows_of, score_config, scoring_model
+
+DATE = dt.date(2024, 2, 29)
+MORNING = dt.datetime(2024, 3, 1, 6, tzinfo=dt.UTC)
+
+
+@dataclass
+class Night:
+    """One date's scoring, from the plan to the publication, without Ray."""
+
+    digits: object
+    bundle: object
+    root: Path
+    layout: str = "list"
+
+    def __post_init__(self):
+        self.table = Table(str(self.root), DATE)
+        self.model = scoring_model(self.digits.manifest, self.bundle.digest)
+        self.rows = rows_of(self.digits.path, self.digits.manifest, "test")
+
+    def plan(self, target_rows: int = 64) -> Plan:
+        """The work, in units of so many rows."""
+        config = score_config(self.digits.path, self.root, target_rows=target_rows, probabilities=self.layout)
+        return plan_dataset(config, self.digits.manifest, self.model)
+
+    def score(self, plan: Plan, *, batch_size: int = 64, scored_at=MORNING) -> list[Receipt]:
+        """Do all units, last first."""
+        engine = Engine(self.bundle.files["model.onnx"], threads=1, batch_size=batch_size)
+        desk = Desk(self.digits.path, self.table.staging(plan), self.model, self.layout, scored_at)
+        return [do_unit(unit, desk, engine) for unit in reversed(plan.units)]
+
+    @property
+    def expected_ids(self) -> int:
+        """The digest of the input's ids."""
+        return storage.sum_of_digests(row_id.encode() for row_id in self.rows.ids)
+
+    def verify(self, plan: Plan, receipts: list[Receipt]) -> None:
+        """Compare what was written with the plan and the input."""
+        verify(self.table, plan, receipts, self.expected_ids)
+
+    def publish(self, *, target_rows: int = 64, scored_at=MORNING):
+        """Score, verify and publish."""
+        plan = self.plan(target_rows)
+        receipts = self.score(plan, scored_at=scored_at)
+        self.verify(plan, receipts)
+        return publish(self.table, plan, receipts, self.model, {"date": str(DATE)}, scored_at)
+
+    def published(self):
+        """The scores as a reader gets them."""
+        return read_scores(str(self.root), DATE)
+
+
+@pytest.fixture
+def night(digits, bundle, tmp_path) -> Night:
+    return Night(digits, bundle, tmp_path / "scores")
+
+
+def probabilities_of(table) -> np.ndarray:
+    if "probabilities" in table.column_names:
+        return np.array(table.column("probabilities").to_pylist(), dtype=np.float32)
+    names = [name for name in table.column_names if name.startswith("p_")]
+    return np.stack([table.column(name).to_numpy() for name in names], axis=1)
+
+
+def part_of(night: Night, plan: Plan, number: int) -> Path:
+    return Path(part_uri(night.table.staging(plan), plan.units[number].name))

@@ -1,0 +1,79 @@
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from cnnjob import storage
+from cnnjob.schema import ID
+from cnnjob.scoring.engine import Engine
+from cnnjob.scoring.work import finished, ids_digest
+from tests.unit.night import Night, part_of, probabilities_of
+
+
+@pytest.mark.parametrize("layout", ["list", "columns"])
+def test_each_row_gets_its_own_scores(digits, bundle, tmp_path, layout):
+    """Ids out are ids in, in order; each row has its own image's probabilities, and their largest is its class."""
+    night = Night(digits, bundle, tmp_path / "scores", layout)
+    night.publish()
+    table = night.published()
+    expected = Engine(bundle.files["model.onnx"], threads=1, batch_size=7).probabilities(night.rows.images)
+    found = probabilities_of(table)
+    assert table.column(ID).to_pylist() == night.rows.ids
+    assert np.array_equal(found, expected)
+    assert np.abs(found.sum(axis=1) - 1).max() < 1e-5
+    names = np.array(digits.manifest.class_names)
+    assert table.column("prediction").to_pylist() == names[expected.argmax(axis=1)].tolist()
+    assert np.array_equal(table.column("confidence").to_numpy(), expected.max(axis=1))
+
+
+def test_cuts_do_not_show(night):
+    """Units and batches of any size give every row the same bits."""
+    tables = []
+    for target_rows, batch_size in [(1000, 128), (64, 64), (50, 1), (7, 3)]:
+        plan = night.plan(target_rows)
+        night.score(plan, batch_size=batch_size)
+        parts = [pq.read_table(part_of(night, plan, number)) for number in range(len(plan.units))]
+        tables.append(pd.concat([part.to_pandas() for part in parts], ignore_index=True))
+    assert len(tables[0]) == len(night.rows.ids)
+    first = np.array(tables[0]["probabilities"].tolist())
+    for table in tables[1:]:
+        assert table[ID].tolist() == tables[0][ID].tolist()
+        assert np.array_equal(np.array(table["probabilities"].tolist()), first)
+
+
+def test_receipt_says_what_was_done(night):
+    """A receipt has its part's rows, bytes, digest, digest of ids and counts by class."""
+    plan = night.plan()
+    for receipt in night.score(plan):
+        part = part_of(night, plan, receipt.number)
+        table = pq.read_table(part)
+        assert (receipt.rows, receipt.bytes) == (len(table), part.stat().st_size)
+        assert receipt.rows == plan.units[receipt.number].rows
+        assert receipt.sha256 == storage.sha256(part.read_bytes())
+        assert receipt.ids_digest == storage.show_sum(ids_digest(table.column(ID)))
+        assert sum(receipt.counts) == receipt.rows
+
+
+def test_finished_units_are_recognized(night):
+    """A unit is finished if its receipt and its whole part are there."""
+    plan = night.plan()
+    unit, staging = plan.units[1], night.table.staging(plan)
+    assert finished(unit, staging) is None
+    receipts = {receipt.unit: receipt for receipt in night.score(plan)}
+    assert finished(unit, staging) == receipts[unit.name]
+    part = part_of(night, plan, 1)
+    part.write_bytes(part.read_bytes()[:-1])
+    assert finished(unit, staging) is None
+    part.unlink()
+    assert finished(unit, staging) is None
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b'{"rows": 1}', b"[]"])
+def test_a_damaged_receipt_is_no_receipt(night, damage):
+    """A unit whose receipt cannot be read is not finished: it is done again."""
+    plan = night.plan()
+    night.score(plan)
+    (Path(night.table.staging(plan)) / f"{plan.units[0].name}.json").write_bytes(damage)
+    assert finished(plan.units[0], night.table.staging(plan)) is None
