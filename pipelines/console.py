@@ -32,6 +32,7 @@ class Console:
         self._bars: Any = None
         self._tasks: dict[str, Any] = {}
         self._told: dict[str, float] = {}
+        self._began: dict[str, tuple[float, int]] = {}
         self._tables: set[str] = set()
 
     def note(self, message: str) -> None:
@@ -42,14 +43,17 @@ class Console:
             _write_line(self._err, message)
 
     def advance(self, stage: str, done: int, total: int, unit: str) -> None:
-        """A bar on a terminal; elsewhere a line now and then, and one when the stage is done."""
-        if self._err.isatty():
-            self._advance_bar(stage, done, total, unit)
-            return
+        """A bar on a terminal; elsewhere a line now and then, and one when the stage is done. Both with the rate."""
         now = time.monotonic()
-        if done >= total or now - self._told.setdefault(stage, now) > PLAIN_INTERVAL_S:
+        began, first = self._began.setdefault(stage, (now, done))
+        rate = f"{(done - first) / (now - began):,.0f} {unit}/s" if now > began and done > first else ""
+        if self._err.isatty():
+            self._advance_bar(stage, done, total, unit, rate)
+        elif done >= total or now - self._told.setdefault(stage, now) > PLAIN_INTERVAL_S:
             self._told[stage] = now
-            self.note(f"{stage}: {done:,} of {total:,} {unit}")
+            self.note(f"{stage}: {done:,} of {total:,} {unit}" + (f", {rate}" if rate else ""))
+        if done >= total:
+            del self._began[stage]
 
     def row(self, table: str, values: Mapping[str, object]) -> None:
         """A row of a table that grows while the work goes on."""
@@ -63,6 +67,7 @@ class Console:
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """A finished table on standard output; nothing with ``--json``."""
+        self._close_bars()
         if self.as_json:
             return
         from rich import box
@@ -77,6 +82,7 @@ class Console:
 
     def say(self, text: str = "") -> None:
         """A line of the result on standard output; nothing with ``--json``."""
+        self._close_bars()
         if not self.as_json:
             _write_line(self._out, text)
 
@@ -90,19 +96,18 @@ class Console:
         """End the bars, whatever happened."""
         self._close_bars()
 
-    def _advance_bar(self, stage: str, done: int, total: int, unit: str) -> None:
+    def _advance_bar(self, stage: str, done: int, total: int, unit: str, rate: str) -> None:
         from rich.console import Console as RichConsole
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
         if self._bars is None:
-            text = TextColumn("{task.description}")
-            self._bars = Progress(
-                text, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=RichConsole(file=self._err)
-            )
+            text, rates = TextColumn("{task.description}"), TextColumn("{task.fields[rate]}")
+            columns = (text, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), rates)
+            self._bars = Progress(*columns, console=RichConsole(file=self._err))
             self._bars.start()
         if stage not in self._tasks:
-            self._tasks[stage] = self._bars.add_task(f"{stage} ({unit})", total=total)
-        self._bars.update(self._tasks[stage], completed=done)
+            self._tasks[stage] = self._bars.add_task(f"{stage} ({unit})", total=total, rate="")
+        self._bars.update(self._tasks[stage], completed=done, rate=rate)
 
     def _close_bars(self) -> None:
         if self._bars is not None:
