@@ -10,6 +10,7 @@
     │   ├── FormatVersionError a file written by another version of the format
     │   └── ResourceError      the job asks for more than the machine or cluster has
     └── JobError               exit code 1: the world failed, nothing is lost
+        ├── StorageError       a disk, a network or an object store failed
         ├── IntegrityError     bytes are not what their digest says
         ├── RefusedRowsError   more rows were refused than the config allows
         ├── ExportError        the exported graph and the trained module disagree
@@ -98,6 +99,10 @@ class ResourceError(UserError):
 
 class JobError(CnnjobError):
     """The work failed for a reason outside the input; running the same command again goes on."""
+
+
+class StorageError(JobError):
+    """A disk, a network or an object store failed; nothing is lost."""
 
 
 class IntegrityError(JobError):

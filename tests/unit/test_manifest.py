@@ -3,7 +3,7 @@ import json
 import pytest
 
 from cnnjob.data.manifest import MANIFEST, fingerprint_of, read_manifest
-from cnnjob.errors import DatasetError, FormatVersionError
+from cnnjob.errors import DatasetError, FormatVersionError, UserError
 from tests.helpers import manifest_of
 
 
@@ -28,7 +28,7 @@ def test_no_manifest_is_a_user_error(tmp_path):
 def test_file_in_the_place_of_the_folder_is_a_user_error(tmp_path):
     """A path to a file is no data set."""
     (tmp_path / "file").write_text("")
-    with pytest.raises(DatasetError):
+    with pytest.raises(UserError, match="file"):
         read_manifest(str(tmp_path / "file"))
 
 

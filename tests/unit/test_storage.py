@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cnnjob import storage
-from cnnjob.errors import IntegrityError
+from cnnjob.errors import IntegrityError, StorageError, UserError
 
 
 def fail(*_: object, **__: object) -> None:
@@ -18,7 +18,7 @@ def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch, step):
     path = tmp_path / "file"
     storage.write_bytes(str(path), b"old")
     monkeypatch.setattr(os, step, fail)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(StorageError, match="No space"):
         storage.write_bytes(str(path), b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
@@ -28,7 +28,7 @@ def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch, step):
 def test_failed_first_write_leaves_nothing(tmp_path, monkeypatch, step):
     """A first write that fails leaves no file at all."""
     monkeypatch.setattr(os, step, fail)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(StorageError, match="No space"):
         storage.write_bytes(str(tmp_path / "file"), b"new")
     assert list(tmp_path.iterdir()) == []
 
@@ -55,6 +55,92 @@ def test_file_uris_are_paths(tmp_path):
     assert storage.read_bytes(str(tmp_path / "file")) == b"x"
     assert storage.is_local(uri)
     assert storage.local_path(uri) == tmp_path / "file"
+
+
+@pytest.mark.parametrize("name", ["a?b=c", "a::b", "zip::", "two\nlines", "a:", "100%25", "s3:", "ü 蝶", "#"])
+def test_plain_paths_are_local_whatever_is_in_them(tmp_path, name):
+    """A path without a scheme is local, with any characters in its name."""
+    uri = storage.join(str(tmp_path), name)
+    storage.write_bytes(uri, b"x")
+    assert (tmp_path / name).read_bytes() == storage.read_bytes(uri) == b"x"
+    assert storage.is_local(uri)
+    assert storage.list_files(str(tmp_path)) == [name]
+
+
+@pytest.mark.parametrize("name", ["a b?c=d", "100%25", "#1", "ü 蝶"])
+def test_file_uris_take_any_name(tmp_path, name):
+    """What is joined to a file:// URI is a name, whose characters have no meaning in the URI."""
+    storage.write_bytes(storage.join(f"file://{tmp_path}", name), b"x")
+    assert (tmp_path / name).read_bytes() == b"x"
+
+
+JOINED = [
+    ("s3://b/a?region=x", "c", "s3://b/a/c?region=x"),
+    ("s3://b?region=x", "c/d", "s3://b/c/d?region=x"),
+    ("s3://b/a", "what?.png", "s3://b/a/what%3F.png"),
+    ("s3://b/a", "50%41", "s3://b/a/50%2541"),
+    ("s3://b/a", "x::y", "s3://b/a/x::y"),
+    ("zip://a::/p.zip", "b", "zip://a/b::/p.zip"),
+    ("zip://::/p.zip", "b", "zip://b::/p.zip"),
+    ("zip://a::http://h/p.zip?sig=1", "b", "zip://a/b::http://h/p.zip?sig=1"),
+    ("http://h/a?sig=1", "b", "http://h/a/b?sig=1"),
+    ("memory://a", "b?c", "memory://a/b?c"),
+    ("memory:///a", "b", "memory:///a/b"),
+    ("file:///", "a", "file:///a"),
+    ("/a", "b?c", "/a/b?c"),
+    ("a", "b", "a/b"),
+]
+
+
+@pytest.mark.parametrize(("folder", "below", "whole"), JOINED)
+def test_join_keeps_queries_and_chains_at_their_place(folder, below, whole):
+    """A name is joined to the path of a URI, before its query or the rest of its chain, and can be taken off again."""
+    assert storage.join(folder, below) == whole
+    assert storage.name(whole) == below.rpartition("/")[2]
+    assert storage.join(storage.parent(whole), storage.name(whole)) == whole
+
+
+def test_parents_end_at_the_root():
+    """Above the last name there is the root, and above the root nothing."""
+    assert storage.parent("zip://a::/p.zip") == storage.parent("zip://::/p.zip") == "zip://::/p.zip"
+    assert storage.name("zip://::/p.zip") == ""
+    assert storage.parent("file:///a") == "file:///"
+    assert storage.parent("/a/b/") == "/a"
+    assert storage.name("/a/b/") == "b"
+
+
+def test_a_chain_takes_no_name_with_colons():
+    """A name with :: would be another link of a chain, so joining it is refused."""
+    with pytest.raises(UserError, match="x::y"):
+        storage.join("zip://a::/p.zip", "x::y")
+
+
+def test_reads_are_bounded(tmp_path):
+    """A bounded read gives the whole of a file that is short enough, and one byte more than allowed of a longer one."""
+    (tmp_path / "file").write_bytes(b"x" * 100)
+    uri = str(tmp_path / "file")
+    assert [len(storage.read_bounded(uri, limit)) for limit in (0, 98, 99, 100, 10**12)] == [1, 99, 100, 100, 100]
+    with pytest.raises(FileNotFoundError):
+        storage.read_bounded(str(tmp_path / "none"), 10)
+
+
+@pytest.mark.parametrize("what", ["folder", "file/below"])
+def test_local_mistakes_are_told(tmp_path, what):
+    """Reading a folder, or below a file, is told as the user's mistake, with the path."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=what):
+        storage.read_bytes(str(tmp_path / what))
+
+
+def test_told_leaves_what_no_store_raised(tmp_path):
+    """Damaged content, mistakes in code and told errors pass unchanged; a missing file is the user's mistake."""
+    for error in (OSError("Couldn't deserialize thrift"), KeyError("x"), IntegrityError("x")):
+        with pytest.raises(type(error)) as raised, storage.told("/data"):
+            raise error
+        assert raised.value is error
+    with pytest.raises(UserError, match="none does not exist"), storage.told(str(tmp_path / "none")):
+        storage.read_bytes(str(tmp_path / "none"))
 
 
 def test_missing_files_have_no_size(tmp_path):
