@@ -1,21 +1,56 @@
 """Every knob of ``cnnjob prepare``: which images, their canonical form, the splits, the limits, the shards."""
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
 from cnnjob.config.base import Config, Uri, rule
 
+Level = Annotated[int, Field(ge=0, le=255)]
+Format = Literal["png", "jpeg", "gif", "webp", "bmp", "tiff"]
+
+
+class ColumnsConfig(Config):
+    """The columns of a manifest: a CSV or Parquet table with a row for each image."""
+
+    id: str | None = Field(default=None, min_length=1)
+    """Unique name of a row; by default the column `id` where there is one, else the URI."""
+
+    uri: str | None = Field(default=None, min_length=1)
+    """Path or URI of the image, a relative one below the manifest's folder; by default the column `uri`."""
+
+    image: str | None = Field(default=None, min_length=1)
+    """The encoded image itself, as bytes (Parquet only); instead of `uri`."""
+
+    label: str = Field(default="label", min_length=1)
+    """Class name, or its number from 0 on."""
+
+    split: str | None = Field(default=None, min_length=1)
+    """`train`, `val` or `test`, for the split method `given`; by default the column `split`."""
+
+    keys: tuple[Annotated[str, Field(min_length=1)], ...] = Field(default=(), strict=False)
+    """Columns that are carried along with their types, such as a customer's number."""
+
 
 class SourceConfig(Config):
     """Where the images come from."""
 
-    kind: Literal["digits"]
-    """`digits`: scikit-learn's 1,797 handwritten digits, 8x8, inside the installed package."""
+    kind: Literal["digits", "idx", "cifar", "folder", "manifest"]
+    """`digits`: scikit-learn's 1,797 handwritten digits, 8x8, inside the installed package. `idx`: MNIST's files,
+    raw or .gz. `cifar`: CIFAR-10 or -100 in the binary version, a folder or .tar.gz. `folder`: a folder for each
+    class. `manifest`: a CSV or Parquet table."""
 
     uri: Uri | None = None
     """Path or URI of the source; `digits` has none."""
+
+    class_names: tuple[Annotated[str, Field(min_length=1)], ...] | None = Field(default=None, strict=False)
+    """Class names in the order of the labels; by default as the source has them."""
+
+    labels: Literal["fine", "coarse"] = "fine"
+    """Which labels of CIFAR-100."""
+
+    columns: ColumnsConfig = Field(default_factory=ColumnsConfig)
 
 
 class ImageConfig(Config):
@@ -37,6 +72,13 @@ class ImageConfig(Config):
     filter: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
     """Resampling filter where `resize` scales."""
 
+    background: tuple[Level, Level, Level] = Field(default=(0, 0, 0), strict=False)
+    """Red, green and blue, 0 to 255, that shine through where an image is transparent."""
+
+    storage: Literal["packed", "encoded"] = "packed"
+    """`packed`: decoded once, uint8. `encoded`: the original bytes, checked by decoding, and decoded again where they
+    are read; for large pictures."""
+
     @property
     def channels(self) -> int:
         """Number of channels: 3 or 1."""
@@ -46,8 +88,10 @@ class ImageConfig(Config):
 class SplitConfig(Config):
     """How rows are divided into train, val and test."""
 
-    method: Literal["hash"] = "hash"
-    """`hash`: a row's split follows from its id and the seed alone, so it keeps its split when data grows."""
+    method: Literal["given", "hash", "stratified"] = "hash"
+    """`hash`: a row's split follows from its id and the seed alone, so it keeps its split when data grows; class shares
+    hold approximately. `stratified`: the shares hold exactly in each class, for data that will not grow. `given`: as
+    the source says; where it has no validation or no test rows at all, their share is taken by hash from its others."""
 
     val: float = Field(default=0.1, ge=0, lt=1)
     """Share of the rows for validation."""
@@ -58,6 +102,10 @@ class SplitConfig(Config):
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Seed of the split and of the order of rows in the shards."""
 
+    duplicates: Literal["keep", "drop"] = "keep"
+    """Where the same picture (by its decoded pixels) is in two splits: keep it in both and say so, or drop it from
+    the evaluation split as `duplicate_image`."""
+
 
 class LimitsConfig(Config):
     """Bounds on what is decoded; a row beyond one is refused with its reason."""
@@ -65,8 +113,12 @@ class LimitsConfig(Config):
     max_bytes: int = Field(default=20_000_000, ge=1)
     """Largest encoded image, in bytes."""
 
-    max_pixels: int = Field(default=50_000_000, ge=1)
-    """Largest decoded image, in pixels (width x height)."""
+    max_pixels: int = Field(default=16_777_216, ge=1, le=1 << 28)
+    """Largest decoded image, in pixels (width x height). Decoding takes up to 12 bytes for each, and a few times the
+    bytes of the file: with the defaults at most 256 MB."""
+
+    formats: tuple[Format, ...] = Field(default=get_args(Format), min_length=1, strict=False)
+    """Formats that are decoded."""
 
     max_refused_share: float = Field(default=0.01, ge=0, le=1)
     """Largest share of the rows that may be refused before the job fails and publishes nothing."""
@@ -105,11 +157,60 @@ def shares_leave_training_rows(val: float, test: float) -> Iterator[str]:
         yield f"val {val} and test {test} leave no rows for training; together they should stay below 1"
 
 
-@rule("source.kind", "source.uri")
-def source_has_its_uri(kind: str, uri: str | None) -> Iterator[str]:
+@rule("source.uri", "source.kind")
+def source_has_its_uri(uri: str | None, kind: str) -> Iterator[str]:
     """Each kind of source says whether it has a URI."""
     if kind == "digits" and uri is not None:
         yield f"digits come with scikit-learn and have no uri, but uri is {uri!r}; leave it out"
+    if kind != "digits" and uri is None:
+        yield f"is missing; the kind {kind} needs the path or URI that its images come from"
 
 
-RULES = (shares_leave_training_rows, source_has_its_uri)
+@rule("source.columns", "source.kind")
+def columns_belong_to_a_manifest(columns: ColumnsConfig, kind: str) -> Iterator[str]:
+    """A manifest says where an image is, once; other sources have no columns."""
+    if kind != "manifest":
+        if columns != ColumnsConfig():
+            yield f"only a manifest has columns, and the kind is {kind}; leave them out"
+        return
+    if columns.uri is not None and columns.image is not None:
+        yield "either uri or image should name the column that the images come from; both are given"
+    taken = [columns.id, columns.uri, columns.image, columns.label, columns.split]
+    for key in columns.keys:
+        if key in ("id", "image", "label") or key.startswith("_") or columns.keys.count(key) > 1 or key in taken:
+            yield f"{key!r} in keys is taken; keys are further columns, each named once, without a leading _"
+
+
+@rule("split.method", "source.kind")
+def given_splits_are_given(method: str, kind: str) -> Iterator[str]:
+    """The method `given` needs a source that says."""
+    if method == "given" and kind == "digits":
+        yield "digits have no splits of their own; use hash or stratified"
+
+
+@rule("source.class_names", "source.kind")
+def class_names_are_a_set(names: tuple[str, ...] | None, kind: str) -> Iterator[str]:
+    """Class names are unique, at least two, and not given where the source has its own."""
+    if names is None:
+        return
+    if kind in ("digits", "folder"):
+        yield f"the kind {kind} has class names of its own; leave them out"
+    elif len(names) < 2 or len(set(names)) < len(names):  # noqa: PLR2004 - one class is no choice
+        yield "at least two names are needed, each once"
+
+
+@rule("image.storage", "source.kind")
+def encoded_sources_have_bytes(storage: str, kind: str) -> Iterator[str]:
+    """What has no encoded bytes cannot keep them."""
+    if storage == "encoded" and kind in ("digits", "idx", "cifar"):
+        yield f"the kind {kind} has no encoded images to keep; use packed"
+
+
+RULES = (
+    shares_leave_training_rows,
+    source_has_its_uri,
+    columns_belong_to_a_manifest,
+    given_splits_are_given,
+    class_names_are_a_set,
+    encoded_sources_have_bytes,
+)
