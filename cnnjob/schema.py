@@ -29,6 +29,7 @@ SCORED_AT = "scored_at"
 URI = "uri"
 REASON = "reason"
 DETAIL = "detail"
+GIVEN = "_given"
 
 REASONS = (
     "empty",
@@ -43,32 +44,45 @@ REASONS = (
     "gone",
     "changed",
     "duplicate_id",
+    "duplicate_image",
     "label_unknown",
 )
 """Why a row is refused: one list for preparing and for scoring."""
+
+LISTING = pa.schema([pa.field(ID, pa.string()), pa.field(LABEL, pa.int32()), pa.field(GIVEN, pa.int8())])
+"""Rows of a source: label null where it is not known, the given split (index into ``SPLITS``) where there is one."""
 
 REFUSED = pa.schema([(ID, pa.string()), (URI, pa.string()), (REASON, pa.string()), (DETAIL, pa.string())])
 """Refused rows: the refusals table of a data set and the quarantine of a scored date."""
 
 
-def dataset_schema(shape: tuple[int, int, int], color: str) -> pa.Schema:
+def dataset_schema(
+    shape: tuple[int, int, int], color: str, *, encoded: str | None = None, keys: Sequence[pa.Field] = ()
+) -> pa.Schema:
     """Rows of a prepared data set.
 
     Args:
         shape: Channels, height, width.
         color: ``rgb`` or ``gray``.
+        encoded: For a data set that keeps the original bytes: how they are decoded, as JSON.
+        keys: Further columns that are carried along.
 
     Returns:
-        ``id`` string; ``image`` fixed-size binary of C*H*W bytes (uint8, row-major CHW); ``label`` int32. A
-        fixed-size binary is one copy from Parquet to NumPy; an Arrow tensor is stored as a list and is not.
+        ``id`` string; ``image`` fixed-size binary of C*H*W bytes (uint8, row-major CHW), or the original bytes as
+        binary; ``label`` int32; the keys. A fixed-size binary is one copy from Parquet to NumPy; an Arrow tensor is
+        stored as a list and is not.
     """
     channels, height, width = shape
     metadata = {"shape": json.dumps(shape), "layout": "CHW", "dtype": "uint8", "color": color}
+    if encoded is not None:
+        metadata["encoded"] = encoded
+    stored = pa.binary() if encoded is not None else pa.binary(channels * height * width)
     return pa.schema(
         [
             pa.field(ID, pa.string(), nullable=False),
-            pa.field(IMAGE, pa.binary(channels * height * width), nullable=False, metadata=metadata),
+            pa.field(IMAGE, stored, nullable=False, metadata=metadata),
             pa.field(LABEL, pa.int32(), nullable=False),
+            *keys,
         ]
     )
 

@@ -1,16 +1,21 @@
 """``cnnjob prepare``: images in, one trusted data set out.
 
-List the source. If the data set of this source and config is already there, say so and stop. Otherwise decode
-on all CPUs, split by id, count pixel values, write the shards, and put the folder in place at once.
+If the data set of this source and config is already there, say so and stop. Otherwise list the source, decode on all
+CPUs, split, count pixel values, write the shards, and put the folder in place at once.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+from cnnjob import storage
 from cnnjob.cluster.session import Needs, session
 from cnnjob.config.prepare import PrepareConfig
 from cnnjob.data import job
+from cnnjob.data.manifest import Manifest
 from cnnjob.data.sources.open import open_source
 from pipelines.console import Console
+
+SHOWN_CLASSES = 30
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,11 @@ class PrepareResult:
         rows: Rows by split.
         refused: Rows refused, by reason.
         created: False where there was nothing left to do.
+        classes: Rows by class and split.
+        duplicates: Pictures that are in two splits, by the splits.
+        passed_over: What lay in the source and is no row, by kind.
+        contact_sheet: Where the picture of the data set lies.
+        refused_table: Where the refused rows lie.
     """
 
     dataset: str
@@ -30,30 +40,77 @@ class PrepareResult:
     rows: dict[str, int]
     refused: dict[str, int]
     created: bool
+    classes: dict[str, dict[str, int]]
+    duplicates: dict[str, int]
+    passed_over: dict[str, int]
+    contact_sheet: str
+    refused_table: str
 
 
 def run(config: PrepareConfig, console: Console) -> PrepareResult:
     """Prepare the data set that ``config`` asks for."""
     job.refuse_foreign(config.output)
-    source = open_source(config.source)
+    source = open_source(config)
+    console.note(f"Listing {config.source.uri or config.source.kind}")
     manifest = job.current(config, source)
     created = manifest is None
     if manifest is None:
-        console.note(f"Preparing {source.num_rows:,} rows of {config.source.kind}")
-        with session(Needs(data_cpus=1), console):
-            manifest = job.run(config, source, console)
-    return PrepareResult(
-        dataset=config.output,
-        fingerprint=manifest.fingerprint,
-        rows={name: split.rows for name, split in manifest.splits.items()},
-        refused=manifest.refused,
-        created=created,
-    )
+        with job.begin(config, source, console) as begun:
+            console.note(f"Preparing {len(begun.listing.rows):,} rows of {config.source.kind}")
+            with session(Needs(data_cpus=1), console):
+                manifest = job.run(begun, console)
+    return _result(config.output, manifest, created=created)
 
 
 def show(result: PrepareResult, console: Console) -> None:
     """The result for people."""
-    rows = ", ".join(f"{count:,} {split}" for split, count in result.rows.items())
+    splits = list(result.rows)
+    shown = list(result.classes.items())[:SHOWN_CLASSES]
+    rows = [(name, *(counts[split] for split in splits)) for name, counts in shown]
+    if len(result.classes) > len(shown):
+        rows.append((f"{len(result.classes) - len(shown)} more", *("" for _ in splits)))
+    console.table(("class", *splits), [*rows, ("all", *result.rows.values())])
+    if result.refused:
+        console.table(("refused", "rows"), list(result.refused.items()))
+    for line in _remarks(result):
+        console.say(line)
+    counted = ", ".join(f"{count:,} {split}" for split, count in result.rows.items())
     state = "Prepared" if result.created else "Nothing to do, already prepared:"
-    console.say(f"{state} {result.dataset}: {rows} rows, {sum(result.refused.values())} refused")
-    console.say(f"fingerprint {result.fingerprint}")
+    console.say(f"{state} {result.dataset}: {counted} rows, {sum(result.refused.values())} refused")
+    console.say(f"fingerprint {result.fingerprint}, pictures in {result.contact_sheet}")
+
+
+def _result(output: str, manifest: Manifest, *, created: bool) -> PrepareResult:
+    return PrepareResult(
+        dataset=output,
+        fingerprint=manifest.fingerprint,
+        rows={name: split.rows for name, split in manifest.splits.items()},
+        refused=manifest.refused,
+        created=created,
+        classes={
+            name: {split: found.class_counts[label] for split, found in manifest.splits.items()}
+            for label, name in enumerate(manifest.class_names)
+        },
+        duplicates=manifest.duplicates,
+        passed_over=manifest.passed_over,
+        contact_sheet=storage.join(output, manifest.contact_sheet),
+        refused_table=storage.join(output, manifest.refused_table),
+    )
+
+
+def _remarks(result: PrepareResult) -> Iterator[str]:
+    for split, rows in result.rows.items():
+        missing = [name for name, counts in result.classes.items() if not counts[split]]
+        if rows and missing:
+            names = ", ".join(missing[:10]) + (", ..." if len(missing) > 10 else "")  # noqa: PLR2004 - a line
+            yield f"{len(missing)} of {len(result.classes)} classes have no row in {split}: {names}"
+        elif not rows:
+            yield f"There are no {split} rows"
+    for splits, count in result.duplicates.items():
+        kept, other = splits.split(", ")
+        done = "dropped from" if "duplicate_image" in result.refused else "kept in"
+        yield f"{count:,} pictures of {other} are also in {kept}; {done} {other} (split.duplicates)"
+    if result.passed_over:
+        yield "Passed over: " + ", ".join(f"{count:,} {kind}" for kind, count in result.passed_over.items())
+    if result.refused:
+        yield f"The refused rows, with reason and uri: {result.refused_table}"

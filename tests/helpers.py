@@ -12,6 +12,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from cnnjob.config.prepare import ImageConfig, LimitsConfig, PrepareConfig, ShardsConfig, SourceConfig, SplitConfig
@@ -20,13 +21,13 @@ from cnnjob.config.train import OptimizerConfig, TrainConfig
 from cnnjob.data import job
 from cnnjob.data.manifest import Image, Manifest, Shard, Split, Statistics
 from cnnjob.data.rows import Rows, read_rows
-from cnnjob.data.sources.base import RawImage, Unit
+from cnnjob.data.sources.base import Listing, listing_table
 from cnnjob.models.bundle import DESCRIPTION, ONNX, SAFETENSORS, Bundle, describe
 from cnnjob.models.cnn import Classifier, build
 from cnnjob.models.export import export_onnx, weights
 from cnnjob.models.spec import Block, Net
 from cnnjob.progress import Silent
-from cnnjob.schema import DATASET_FORMAT_VERSION, SPLITS
+from cnnjob.schema import DATASET_FORMAT_VERSION, ID, SPLITS
 from cnnjob.scoring.plan import ScoringModel
 from cnnjob.training.checkpoint import Checkpoint, Progress
 from cnnjob.training.feed import Place, TrainingFeed
@@ -49,8 +50,6 @@ class Dataset:
 class PictureSource:
     """Random images: row k depends on the seed and k alone. Each has one of ``sizes``, in gray or in color."""
 
-    class_names: Sequence[str] = CLASS_NAMES
-
     def __init__(self, num_rows: int, *, seed: int = 0, sizes: Sequence[tuple[int, int]] = (SMALL,)) -> None:
         self.num_rows = num_rows
         self.seed = seed
@@ -60,18 +59,31 @@ class PictureSource:
         """Of everything that the rows depend on."""
         return hashlib.sha256(repr((self.num_rows, self.seed, self.sizes)).encode()).hexdigest()
 
-    def row(self, number: int) -> RawImage:
-        """One row."""
+    def listing(self, scratch: str) -> Listing:
+        """All rows, with their labels."""
+        labels = [self.label(number) for number in range(self.num_rows)]
+        ids = [f"row-{number}" for number in range(self.num_rows)]
+        return Listing(listing_table(pa.array(ids), pa.array(labels, pa.int32())), CLASS_NAMES, self)
+
+    def label(self, number: int) -> int:
+        """The label of one row."""
+        return (number + self.seed) % len(CLASS_NAMES)
+
+    def pixels(self, number: int) -> np.ndarray:
+        """The pixels of one row."""
         generator = np.random.default_rng([self.seed, number])
         height, width = self.sizes[generator.integers(len(self.sizes))]
         shape = (height, width, 3) if generator.integers(2) else (height, width)
-        label = int(generator.integers(len(CLASS_NAMES)))
-        pixels = generator.integers(0, 256, shape, dtype=np.uint8)
-        return RawImage(id=f"row-{number}", uri=f"memory/{number}", label=label, pixels=pixels)
+        return generator.integers(0, 256, shape, dtype=np.uint8)
 
-    def read(self, unit: Unit) -> Iterator[RawImage]:
-        """The rows of a unit, in listing order."""
-        return map(self.row, range(unit.start, unit.stop))
+    def read(self, rows: pa.Table) -> Iterator[np.ndarray]:
+        """The contents of listed rows."""
+        for name in rows.column(ID).to_pylist():
+            yield self.pixels(int(name.removeprefix("row-")))
+
+    def uris(self, rows: pa.Table) -> list[str]:
+        """Where they come from."""
+        return [f"memory/{name}" for name in rows.column(ID).to_pylist()]
 
 
 def prepare_config(
@@ -101,8 +113,11 @@ def prepare(config: PrepareConfig, source: Any, *, rows_per_unit: int = 512, ord
     def spread(function: Any, items: Sequence[Any], **_: Any) -> Iterator[Any]:
         return map(function, random.Random(order).sample(list(items), len(items)))
 
-    with mock.patch.multiple(job, spread=spread, ROWS_PER_UNIT=rows_per_unit):
-        return job.run(config, source, Silent())
+    with (
+        mock.patch.multiple(job, spread=spread, ROWS_PER_UNIT=rows_per_unit),
+        job.begin(config, source, Silent()) as begun,
+    ):
+        return job.run(begun, Silent())
 
 
 def rows_of(dataset: str, manifest: Manifest, split: str) -> Rows:

@@ -1,75 +1,64 @@
-"""Preparing a data set with Ray Data: decode units on all CPUs, then write the shards, then publish at once.
+"""Preparing a data set with Ray Data: list, decode units on all CPUs, plan, write the shards, publish at once.
 
 The work is in plain functions; here they are spread, their receipts added up, and the folder put in place.
 """
 
-import shutil
 import uuid
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cnnjob import storage
 from cnnjob.config.prepare import PrepareConfig
-from cnnjob.data.decode import Refusal, canonical
-from cnnjob.data.manifest import (
-    MANIFEST,
-    REFUSED_TABLE,
-    Image,
-    Manifest,
-    Split,
-    Statistics,
-    fingerprint_of,
-    read_manifest,
-)
-from cnnjob.data.shards import PLACE, ShardPlan, WrittenShard, plan_shards, rows_per_shard, stage_rows, write_shard
-from cnnjob.data.sources.base import Source, Unit, cut_units, describe
-from cnnjob.data.split import place_of, split_of
+from cnnjob.data.attempts import count_attempt
+from cnnjob.data.contact_sheet import draw_contact_sheet
+from cnnjob.data.manifest import MANIFEST, Image, Manifest, Split, Statistics, fingerprint_of, read_manifest
+from cnnjob.data.place import Place, open_place
+from cnnjob.data.plan import DatasetPlan, plan_dataset
+from cnnjob.data.shards import WrittenShard, write_shard
+from cnnjob.data.sources.base import Listing, Source, Unit, cut_units
+from cnnjob.data.sources.files import SIZE
 from cnnjob.data.spread import spread
+from cnnjob.data.staging import StagedUnit, stage_unit, write_listing
 from cnnjob.data.statistics import PixelCounts
-from cnnjob.errors import DatasetError, IntegrityError, RefusedRowsError, UserError
+from cnnjob.errors import DatasetError, IntegrityError, RefusedRowsError, StorageError, UserError
 from cnnjob.progress import Progress
-from cnnjob.schema import (
-    DATASET_FORMAT_VERSION,
-    DETAIL,
-    ID,
-    IMAGE,
-    LABEL,
-    REASON,
-    SPLITS,
-    URI,
-    dataset_schema,
-    refused_table,
-)
+from cnnjob.schema import DATASET_FORMAT_VERSION, DETAIL, ID, LABEL, REASON, SPLITS, URI, refused_table
 from cnnjob.versions import library_versions
 
 ROWS_PER_UNIT = 512
-"""Rows that one task decodes: a second or so of work, and a few MB at 32x32."""
+"""Rows that one task decodes, at most: a second or so of work, and a few MB at 32x32."""
+
+UNLISTED_BYTES = 1_000_000
+"""What an encoded image is taken to have where its size was not listed: a camera's JPEG has a few of these."""
+
+BYTES_PER_UNIT = 64_000_000
+"""What a task holds in memory of its rows' images, about; large images make smaller units."""
 
 
 @dataclass(frozen=True)
-class StagedUnit:
-    """What a decoded unit left in the staging folder.
+class Job:
+    """A listed job that is about to run.
 
     Attributes:
-        files: URI of the staged rows, by split.
-        places: uint64 places of those rows, by split.
-        pixels: Counts over its training rows.
-        refused: Its refused rows, as in ``schema.REFUSED``.
-        rows: Rows read.
+        config: What is asked for.
+        listing: All rows of the source.
+        source_digest: Of its input.
+        place: Where it works.
     """
 
-    files: dict[str, str]
-    places: dict[str, np.ndarray]
-    pixels: PixelCounts
-    refused: list[dict[str, str]]
-    rows: int
+    config: PrepareConfig
+    listing: Listing
+    source_digest: str
+    place: Place
 
 
 def current(config: PrepareConfig, source: Source) -> Manifest | None:
@@ -78,13 +67,14 @@ def current(config: PrepareConfig, source: Source) -> Manifest | None:
         manifest = read_manifest(config.output)
     except (UserError, IntegrityError):
         return None
-    same = manifest.config == _config_of(config) and manifest.source == describe(source)
+    if manifest.config != _config_of(config) or manifest.source["digest"] != source.digest():
+        return None
     sizes = (
         (storage.size(storage.join(config.output, s.path)), s.bytes)
         for split in manifest.splits.values()
         for s in split.shards
     )
-    return manifest if same and all(found == said for found, said in sizes) else None
+    return manifest if all(found == said for found, said in sizes) else None
 
 
 def refuse_foreign(output: str) -> None:
@@ -93,123 +83,176 @@ def refuse_foreign(output: str) -> None:
     Raises:
         DatasetError: The output exists and has no manifest.
     """
-    if storage.list_files(output) and not storage.exists(storage.join(output, MANIFEST)):
+    with storage.told(output):
+        foreign = storage.list_files(output) and not storage.exists(storage.join(output, MANIFEST))
+    if foreign:
         raise DatasetError(
             f"{output} exists and is not a prepared data set, and would be replaced. Choose another output."
         )
 
 
-def run(config: PrepareConfig, source: Source, progress: Progress) -> Manifest:
-    """Prepare a data set and publish it. A Ray session must be open.
+@contextmanager
+def begin(config: PrepareConfig, source: Source, progress: Progress) -> Iterator[Job]:
+    """List the source and check what can be known before an image is read.
+
+    What is staged is removed when the block ends well or the input was wrong, and kept for the next run of the same
+    job when the world failed.
+
+    Raises:
+        DatasetError: The source is missing or damaged, has no rows, one class only, or two rows of one id.
+        JobError: The same job is at work right now.
+    """
+    digest = source.digest()
+    key = storage.digest_of([_config_of(config), digest, _versions()])[:12]
+    with open_place(config.output, key) as place:
+        listing = source.listing(storage.join(place.staging, "unpacked"))
+        _check_listing(listing)
+        if listing.passed_over:
+            counted = ", ".join(f"{count} {kind}" for kind, count in listing.passed_over.items())
+            progress.note(f"Passed over: {counted}")
+        yield Job(config, listing, digest, place)
+
+
+def run(job: Job, progress: Progress) -> Manifest:
+    """Prepare the data set and publish it. A Ray session must be open.
 
     Raises:
         RefusedRowsError: More rows were refused than allowed; nothing is published.
-        DatasetError: Duplicate ids, or no rows to train on.
+        DatasetError: No rows to train on, or of one class only.
+        StorageError: The storage failed; what is staged is kept, and the same job goes on from it.
     """
-    output = storage.local_path(config.output)
-    _remove_leftovers(output)
-    staging = output.with_name(f".{output.name}{storage.TEMPORARY_MARK}{uuid.uuid4().hex[:8]}")
-    try:
-        units = _stage(config, source, staging, progress)
-        _check_refused(config, units, source.num_rows)
-        shards = _write(config, source, units, staging / "dataset", progress)
-        manifest = _describe(config, source, units, shards)
-        _finish(manifest, units, staging / "dataset")
-        storage.publish_folder(staging / "dataset", output)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    units = _stage(job, progress)
+    _check_refused(job, units)
+    plan = plan_dataset(units, job.listing.rows.column(ID), job.config, job.place.tag)
+    shards = _write(job, plan, progress)
+    manifest = _describe(job, plan, shards)
+    _finish(job, manifest, plan)
+    job.place.publish(manifest)
     return manifest
 
 
-def stage_unit(unit: Unit, *, source: Source, config: PrepareConfig, folder: str) -> StagedUnit:
-    """Decode one unit and stage its rows by split. A plain function: it needs no Ray."""
-    image = config.image
-    columns: dict[str, dict[str, list[Any]]] = {split: {PLACE: [], ID: [], IMAGE: [], LABEL: []} for split in SPLITS}
-    refused = []
-    pixels = PixelCounts.zero(image.channels)
-    for raw in source.read(unit):
-        found = canonical(raw.pixels, image)
-        if isinstance(found, Refusal):
-            refused.append({ID: raw.id, URI: raw.uri, REASON: found.reason, DETAIL: found.detail})
-            continue
-        split = split_of(raw.id, config.split)
-        if split == "train":
-            pixels += PixelCounts.of(found[None])
-        row = {PLACE: place_of(raw.id, config.split), ID: raw.id, IMAGE: found.tobytes(), LABEL: raw.label}
-        for name, value in row.items():
-            columns[split][name].append(value)
-    schema = _schema(config).insert(0, pa.field(PLACE, pa.uint64()))
-    files, places = {}, {}
-    for split, values in columns.items():
-        if values[ID]:
-            files[split] = storage.join(folder, f"{split}-{unit.number:06d}.arrow")
-            places[split] = stage_rows(files[split], pa.table(values, schema=schema))
-    return StagedUnit(files, places, pixels, refused, unit.stop - unit.start)
+def _check_listing(listing: Listing) -> None:
+    rows = listing.rows
+    ids = rows.column(ID)
+    if pc.count_distinct(ids).as_py() < len(rows):
+        counted = pc.value_counts(ids)
+        twice = counted.filter(pc.greater(counted.field("counts"), 1)).field("values")
+        raise DatasetError(
+            f"the source has {len(twice)} ids that more than one row has: {', '.join(sorted(twice.to_pylist())[:10])}. "
+            f"Ids name rows in every later table, so they must be unique; nothing was written."
+        )
+    _check_classes(pc.unique(rows.column(LABEL).drop_null()).to_pylist(), listing.class_names)
 
 
-def _stage(config: PrepareConfig, source: Source, staging: Path, progress: Progress) -> list[StagedUnit]:
-    task = partial(stage_unit, source=source, config=config, folder=str(staging / "rows"))
-    done = []
-    rows = 0
-    for unit in spread(task, cut_units(source.num_rows, ROWS_PER_UNIT), num_cpus=1):
-        done.append(unit)
-        rows += unit.rows
-        progress.advance("decoding", rows, source.num_rows, "rows")
+def _check_classes(labels: Sequence[int], class_names: Sequence[str]) -> None:
+    if len(labels) < 2:  # noqa: PLR2004 - nothing to tell apart
+        found = f"only the class {class_names[labels[0]]!r}" if len(labels) else "no class"
+        raise DatasetError(f"the source has rows of {found}; a classifier needs at least two. Nothing was written.")
+
+
+def _stage(job: Job, progress: Progress) -> list[StagedUnit]:
+    config, rows = job.config, len(job.listing.rows)
+    units = _units(job)
+    listing = storage.join(job.place.staging, "listing.arrow")
+    write_listing(listing, job.listing.rows, units)
+    task = partial(
+        _stage_unit,
+        attempts=storage.join(job.place.staging, "attempts", uuid.uuid4().hex),
+        listing=listing,
+        reader=job.listing.reader,
+        config=config,
+        keys=job.listing.keys,
+        folder=job.place.rows,
+    )
+    done: list[StagedUnit] = []
+    counted = 0
+    progress.advance("decoding", 0, rows, "rows")
+    try:
+        for unit in spread(task, units, num_cpus=1):
+            done.append(unit)
+            counted += len(unit.rows) + len(unit.refused)
+            progress.advance("decoding", counted, rows, "rows")
+    except StorageError as error:
+        raise StorageError(
+            f"{error} {counted} of {rows} rows were decoded and are kept; nothing was published. "
+            f"The same command goes on from there."
+        ) from error
     return done
 
 
-def _write(
-    config: PrepareConfig, source: Source, units: list[StagedUnit], folder: Path, progress: Progress
-) -> list[WrittenShard]:
+def _stage_unit(unit: Unit, *, attempts: str, **options: Any) -> StagedUnit:
+    """Stage one unit; an image that takes its process with it does so a few times and no more."""
+    marks = storage.join(attempts, str(unit.number))
+    count_attempt(marks, f"decoding rows {unit.start} to {unit.stop - 1} of the listing")
+    return stage_unit(unit, **options)
+
+
+def _units(job: Job) -> list[Unit]:
+    """Units of bounded memory: packed images have one size, encoded ones the size that they were listed with."""
+    config, listing = job.config, job.listing
     image = config.image
-    rows = rows_per_shard(image.channels * image.height * image.width, config.shards)
-    plans = list(_plans(units, rows))
-    staged = {split: sorted(unit.files[split] for unit in units if split in unit.files) for split in SPLITS}
+    largest = image.channels * image.height * image.width
+    sizes = None
+    if image.storage == "encoded" and SIZE in listing.rows.column_names:
+        listed = listing.rows.column(SIZE).fill_null(0).to_numpy()
+        sizes = np.where(listed < 0, UNLISTED_BYTES, listed)
+    rows = max(1, min(ROWS_PER_UNIT, BYTES_PER_UNIT // largest if sizes is None else ROWS_PER_UNIT))
+    return cut_units(len(listing.rows), rows, listing.runs, sizes, BYTES_PER_UNIT)
 
-    def task(plan: ShardPlan) -> WrittenShard:
-        num_classes = len(source.class_names)
-        return write_shard(plan, staged[plan.split], str(folder), _schema(config), config.shards, num_classes)
 
-    written = []
-    for shard in spread(task, plans, num_cpus=1):
+def _write(job: Job, plan: DatasetPlan, progress: Progress) -> list[WrittenShard]:
+    if storage.is_local(job.place.folder):
+        storage.remove(job.place.folder)
+    task = partial(
+        write_shard,
+        staged=job.place.rows,
+        folder=job.place.folder,
+        config=job.config,
+        keys=job.listing.keys,
+        num_classes=len(job.listing.class_names),
+    )
+    written: list[WrittenShard] = []
+    progress.advance("writing shards", 0, len(plan.shards), "shards")
+    for shard in spread(task, plan.shards, num_cpus=1):
         written.append(shard)
-        progress.advance("writing shards", len(written), len(plans), "shards")
-    duplicates = [name for shard in written for name in shard.duplicate_ids]
-    if duplicates:
-        raise DatasetError(
-            f"the source has rows with the same id: {', '.join(sorted(duplicates)[:10])}. Ids name rows in every "
-            f"later table, so they must be unique; nothing was written."
-        )
+        progress.advance("writing shards", len(written), len(plan.shards), "shards")
     return sorted(written, key=lambda shard: shard.shard.path)
 
 
-def _plans(units: list[StagedUnit], rows: int) -> Iterator[ShardPlan]:
-    for split in SPLITS:
-        places = [unit.places[split] for unit in units if split in unit.places]
-        yield from plan_shards(split, np.concatenate(places or [np.empty(0, np.uint64)]), rows)
-
-
-def _check_refused(config: PrepareConfig, units: list[StagedUnit], rows: int) -> None:
-    reasons = _refused_by_reason(units)
-    refused = sum(reasons.values())
-    bound = config.limits.max_refused_share
-    if refused > bound * rows:
-        counted = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
-        first = next(row for unit in units for row in unit.refused)
+def _check_refused(job: Job, units: list[StagedUnit]) -> None:
+    """Refuse a job of which too many rows are refused, or which has nothing left to learn from."""
+    refused = [row for unit in sorted(units, key=lambda unit: unit.number) for row in unit.refused]
+    rows, bound = len(job.listing.rows), job.config.limits.max_refused_share
+    if len(refused) > bound * rows:
+        first = refused[0]
         raise RefusedRowsError(
-            f"{refused} of {rows} rows were refused ({counted}), such as {first[URI]}: {first[DETAIL]}. "
+            f"{len(refused)} of {rows} rows were refused ({_counted(refused)}), such as {first[URI]}: {first[DETAIL]}. "
             f"limits.max_refused_share is {bound}; nothing was written."
+        )
+    labels = np.unique(np.concatenate([unit.labels for unit in units])).tolist()
+    if refused and len(labels) < 2:  # noqa: PLR2004 - told with the reasons
+        raise DatasetError(
+            f"after {len(refused)} of {rows} rows were refused ({_counted(refused)}), such as {refused[0][URI]}: "
+            f"{refused[0][DETAIL]}, no two classes are left to tell apart. Nothing was written."
         )
 
 
-def _describe(config: PrepareConfig, source: Source, units: list[StagedUnit], shards: list[WrittenShard]) -> Manifest:
-    splits = {split: _split([s for s in shards if s.split == split], len(source.class_names)) for split in SPLITS}
-    if not splits["train"].rows:
-        raise DatasetError("the training split has no rows; there is nothing to learn from. Nothing was written.")
-    pixels = sum((unit.pixels for unit in units), PixelCounts.zero(config.image.channels))
+def _counted(refused: Sequence[dict[str, str]]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in _by_reason(refused).items())
+
+
+def _by_reason(refused: Sequence[dict[str, str]]) -> dict[str, int]:
+    return dict(sorted(Counter(row[REASON] for row in refused).items()))
+
+
+def _describe(job: Job, plan: DatasetPlan, shards: list[WrittenShard]) -> Manifest:
+    config, class_names = job.config, job.listing.class_names
+    splits = {split: _split([s for s in shards if s.split == split], len(class_names)) for split in SPLITS}
     train = splits["train"]
+    if not train.rows:
+        raise DatasetError("the training split has no rows; there is nothing to learn from. Nothing was written.")
+    pixels = sum((shard.pixels for shard in shards if shard.pixels), PixelCounts.zero(config.image.channels))
     image = Image(channels=config.image.channels, **config.image.model_dump())
-    class_names = tuple(source.class_names)
     return Manifest(
         format_version=DATASET_FORMAT_VERSION,
         fingerprint=fingerprint_of(class_names, image, splits),
@@ -222,11 +265,15 @@ def _describe(config: PrepareConfig, source: Source, units: list[StagedUnit], sh
             pixel_histogram=tuple(tuple(row) for row in pixels.counts.tolist()),
             class_shares=tuple(count / train.rows for count in train.class_counts),
         ),
-        rows_in=source.num_rows,
-        refused=_refused_by_reason(units),
-        source=describe(source),
+        rows_in=len(job.listing.rows),
+        refused=_by_reason(plan.refused),
+        refused_table=f"refused{job.place.tag}.parquet",
+        contact_sheet=f"contact_sheet{job.place.tag}.png",
+        duplicates=plan.duplicates,
+        passed_over=dict(job.listing.passed_over),
+        source={"digest": job.source_digest, "rows": len(job.listing.rows)},
         config=_config_of(config),
-        versions=library_versions("cnnjob", "pyarrow", "pillow", "ray"),
+        versions=_versions(),
     )
 
 
@@ -240,23 +287,13 @@ def _split(shards: list[WrittenShard], num_classes: int) -> Split:
     )
 
 
-def _finish(manifest: Manifest, units: list[StagedUnit], folder: Path) -> None:
-    table = refused_table(
-        [row for unit in sorted(units, key=lambda u: min(u.files.values(), default="")) for row in unit.refused]
-    )
-    folder.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table.sort_by(ID), folder / REFUSED_TABLE)
-    storage.write_json(str(folder / MANIFEST), manifest.model_dump(mode="json"))
-
-
-def _refused_by_reason(units: list[StagedUnit]) -> dict[str, int]:
-    reasons = [row[REASON] for unit in units for row in unit.refused]
-    return {reason: reasons.count(reason) for reason in sorted(set(reasons))}
-
-
-def _schema(config: PrepareConfig) -> pa.Schema:
-    image = config.image
-    return dataset_schema((image.channels, image.height, image.width), image.color)
+def _finish(job: Job, manifest: Manifest, plan: DatasetPlan) -> None:
+    """What stands beside the shards, for people."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(refused_table(plan.refused), sink)
+    storage.write_bytes(storage.join(job.place.folder, manifest.refused_table), sink.getvalue())
+    sheet = draw_contact_sheet(job.place.folder, manifest, plan.refused)
+    storage.write_bytes(storage.join(job.place.folder, manifest.contact_sheet), sheet)
 
 
 def _config_of(config: PrepareConfig) -> dict[str, Any]:
@@ -264,7 +301,5 @@ def _config_of(config: PrepareConfig) -> dict[str, Any]:
     return config.model_dump(mode="json", exclude={"output"})
 
 
-def _remove_leftovers(output: Path) -> None:
-    """Remove what killed runs for the same output left beside it."""
-    for leftover in output.parent.glob(f".{output.name}{storage.TEMPORARY_MARK}*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+def _versions() -> dict[str, str]:
+    return library_versions("cnnjob", "pyarrow", "pillow", "ray")

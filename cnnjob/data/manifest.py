@@ -9,7 +9,6 @@ from cnnjob.errors import DatasetError, FormatVersionError, IntegrityError
 from cnnjob.schema import DATASET_FORMAT_VERSION
 
 MANIFEST = "manifest.json"
-REFUSED_TABLE = "refused.parquet"
 
 
 class _Part(BaseModel):
@@ -47,6 +46,9 @@ class Image(_Part):
     dtype: str = "uint8"
     resize: str
     filter: str
+    storage: str = "packed"
+    """`packed`: uint8, as above. `encoded`: the original bytes, decoded where they are read."""
+    background: tuple[int, int, int] = (0, 0, 0)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -79,11 +81,27 @@ class Manifest(_Part):
     rows_in: int
     refused: dict[str, int]
     """Rows refused, by reason; the rows themselves are in `refused.parquet`."""
+    refused_table: str = "refused.parquet"
+    """Relative to the data set's folder."""
+    contact_sheet: str = "contact_sheet.png"
+    """Relative to the data set's folder: some pictures of each class, and the refused."""
+    duplicates: dict[str, int] = {}
+    """Pictures that are in two splits, by the splits, such as `train, test`; what was done stands in the config."""
+    passed_over: dict[str, int] = {}
+    """What lay in the source and is no row, such as desktop litter, by kind."""
     source: dict[str, Any]
     """Digest and rows of the listing."""
     config: dict[str, Any]
     """The resolved config of the job that wrote it."""
     versions: dict[str, str]
+
+    def missing_classes(self) -> dict[str, list[str]]:
+        """Names of the classes that have no row in a split, for each split that has rows."""
+        return {
+            name: [self.class_names[label] for label, count in enumerate(split.class_counts) if not count]
+            for name, split in self.splits.items()
+            if split.rows and not all(split.class_counts)
+        }
 
 
 def fingerprint_of(class_names: tuple[str, ...], image: Image, splits: dict[str, Split]) -> str:
@@ -94,6 +112,7 @@ def fingerprint_of(class_names: tuple[str, ...], image: Image, splits: dict[str,
             "class_names": class_names,
             "shape": image.shape,
             "color": image.color,
+            "storage": image.storage,
             "splits": {name: split.fingerprint for name, split in splits.items()},
         }
     )
@@ -104,12 +123,13 @@ def read_manifest(dataset: str) -> Manifest:
 
     Raises:
         DatasetError: There is no prepared data set, or its manifest is damaged.
+        UserError: The path leads below a file, or access is refused.
         FormatVersionError: It was written by another version of the format.
     """
     where = storage.join(dataset, MANIFEST)
     try:
         document = storage.read_json(where)
-    except (FileNotFoundError, NotADirectoryError) as error:
+    except FileNotFoundError as error:
         raise DatasetError(
             f"there is no prepared data set at {dataset}: {MANIFEST} is missing. "
             f"Run cnnjob prepare with this output first, or correct the path."

@@ -1,13 +1,18 @@
 """Rows of a prepared data set as arrays: which row groups hold a range, and reading just those."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cnnjob import storage
+from cnnjob.config.prepare import ImageConfig, LimitsConfig
+from cnnjob.data.decode import Refusal
+from cnnjob.data.formats.encoded import decode
 from cnnjob.data.manifest import Shard, Split
 from cnnjob.errors import IntegrityError
 from cnnjob.schema import ID, IMAGE, LABEL
@@ -77,7 +82,17 @@ def read_span(dataset: str, span: Span, columns: tuple[str, ...]) -> Iterator[pa
 
 
 def images_of(table: pa.Table, shape: tuple[int, int, int]) -> np.ndarray:
-    """The image column as uint8 N x C x H x W; a view of Arrow's memory where it is one chunk, read-only."""
+    """The image column as uint8 N x C x H x W; a view of Arrow's memory where it is one chunk, read-only.
+
+    Original bytes are decoded the way the column's metadata say; what was decoded once when the data set was prepared
+    is decoded the same way again.
+
+    Raises:
+        IntegrityError: Original bytes cannot be decoded any more.
+    """
+    how = (table.schema.field(IMAGE).metadata or {}).get(b"encoded")
+    if how is not None:
+        return _decoded(table, json.loads(how), shape)
     size = shape[0] * shape[1] * shape[2]
     chunks = [
         np.frombuffer(chunk.buffers()[1], dtype=np.uint8, count=len(chunk) * size, offset=chunk.offset * size)
@@ -86,6 +101,20 @@ def images_of(table: pa.Table, shape: tuple[int, int, int]) -> np.ndarray:
     ]
     flat = chunks[0] if len(chunks) == 1 else np.concatenate(chunks or [np.empty(0, np.uint8)])
     return flat.reshape(-1, *shape)
+
+
+def _decoded(table: pa.Table, how: dict[str, Any], shape: tuple[int, int, int]) -> np.ndarray:
+    image, limits = ImageConfig.model_validate(how["image"]), LimitsConfig.model_validate(how["limits"])
+    images = np.empty((len(table), *shape), dtype=np.uint8)
+    for at, value in enumerate(table.column(IMAGE)):
+        found = decode(value.as_py(), image, limits)
+        if isinstance(found, Refusal):
+            raise IntegrityError(
+                f"row {table.column(ID)[at]} was decoded when the data set was prepared and is {found.reason} now "
+                f"({found.detail}); prepare the data set again"
+            )
+        images[at] = found
+    return images
 
 
 def read_rows(dataset: str, split: Split, start: int, stop: int, shape: tuple[int, int, int]) -> Rows:

@@ -7,15 +7,23 @@ return receipts.
 import logging
 import pickle
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import ray
 import ray.data
 
+from cnnjob.errors import CnnjobError, JobError
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _COLUMN = "pickled"
+
+
+@dataclass(frozen=True)
+class _Failure:
+    error: CnnjobError
 
 
 class Caller:
@@ -26,7 +34,14 @@ class Caller:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """One item in, one result out."""
-        return {_COLUMN: [pickle.dumps(self.function(pickle.loads(item))) for item in batch[_COLUMN]]}  # noqa: S301
+        return {_COLUMN: [pickle.dumps(self._outcome(pickle.loads(item))) for item in batch[_COLUMN]]}  # noqa: S301
+
+    def _outcome(self, item: Any) -> Any:
+        """The result, or our own error as it is: an exception here would reach the driver as a text of Ray's."""
+        try:
+            return self.function(item)
+        except CnnjobError as error:
+            return _Failure(error)
 
 
 def spread(function: Callable[[Item], Result], items: Sequence[Item], **options: Any) -> Iterator[Result]:
@@ -36,14 +51,24 @@ def spread(function: Callable[[Item], Result], items: Sequence[Item], **options:
         function: A plain function; it is sent to the workers.
         items: Small values; one is one task.
         options: For ``ray.data.Dataset.map_batches``, such as ``num_cpus``.
+
+    Raises:
+        CnnjobError: The first that the function raised.
+        JobError: It raised anything else, or its process died again and again.
     """
     quiet_ray_data()
     if not items:
         return
     rows = [{_COLUMN: pickle.dumps(item)} for item in items]
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
-    for row in dataset.map_batches(Caller(function).__call__, batch_size=1, **options).iter_rows():
-        yield pickle.loads(row[_COLUMN])  # noqa: S301 - our own result, from our own task
+    try:
+        for row in dataset.map_batches(Caller(function).__call__, batch_size=1, **options).iter_rows():
+            result = pickle.loads(row[_COLUMN])  # noqa: S301 - our own result, from our own task
+            if isinstance(result, _Failure):
+                raise result.error
+            yield result
+    except ray.exceptions.RayError as error:
+        raise JobError(f"a task failed: {str(error).strip().splitlines()[-1]}. Run the same command again.") from error
 
 
 def quiet_ray_data() -> None:

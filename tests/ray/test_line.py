@@ -222,7 +222,8 @@ def test_preparing_again_with_another_config_replaces_the_whole(
     assert first.fingerprint != second.fingerprint
     manifest = read_manifest(str(output))
     shards = {shard.path for split in manifest.splits.values() for shard in split.shards}
-    assert set(storage.list_files(str(output))) == {*shards, "manifest.json", "refused.parquet"}
+    beside = {"manifest.json", "refused.parquet", "contact_sheet.png"}
+    assert set(storage.list_files(str(output))) == shards | beside
     assert sum(pq.read_metadata(output / path).num_rows for path in shards) == 1797
     assert not [path for path in tmp_path.iterdir() if path != output]
 

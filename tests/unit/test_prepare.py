@@ -1,7 +1,9 @@
 import filecmp
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -9,11 +11,11 @@ from cnnjob.config.prepare import LimitsConfig
 from cnnjob.data import job
 from cnnjob.data.decode import canonical
 from cnnjob.data.manifest import MANIFEST, read_manifest
-from cnnjob.data.sources.base import Unit, cut_units
+from cnnjob.data.sources.base import Listing, cut_units
 from cnnjob.data.sources.digits import DigitsSource
 from cnnjob.data.statistics import PixelCounts
 from cnnjob.errors import DatasetError, RefusedRowsError
-from cnnjob.schema import ID, REASON, REASONS, SPLITS
+from cnnjob.schema import ID, LABEL, REASON, REASONS, SPLITS
 from cnnjob.storage import list_files
 from tests.helpers import SMALL, PictureSource, prepare, prepare_config, rows_of
 
@@ -61,9 +63,9 @@ def test_rows_keep_their_pixels_and_labels(tmp_path):
     for name in SPLITS:
         rows = rows_of(config.output, manifest, name)
         for row_id, image, label in zip(rows.ids, rows.images, rows.labels, strict=True):
-            raw = source.row(int(row_id.removeprefix("row-")))
-            assert label == raw.label
-            assert np.array_equal(image, canonical(raw.pixels, config.image))
+            number = int(row_id.removeprefix("row-"))
+            assert label == source.label(number)
+            assert np.array_equal(image, canonical(source.pixels(number), config.image))
 
 
 def test_statistics_are_those_of_the_training_rows(tmp_path):
@@ -115,27 +117,44 @@ def test_too_many_refused_rows_publish_nothing(tmp_path):
 
 
 class RepeatingSource(PictureSource):
-    """The first id comes again as the last."""
+    """The first dozen ids come again at the end."""
 
-    def read(self, unit: Unit):
-        """The rows of a unit; the last is the first once more."""
-        rows = [self.row(number % (self.num_rows - 1)) for number in range(unit.start, unit.stop)]
-        return iter(rows)
+    def listing(self, scratch: str) -> Listing:
+        """All rows, and the first of them once more."""
+        whole = super().listing(scratch)
+        return replace(whole, rows=pa.concat_tables([whole.rows, whole.rows.slice(0, 12)]))
 
 
 def test_duplicate_ids_publish_nothing(tmp_path):
-    """Two rows of the same id are the user's mistake, also where they are in different units."""
-    config = prepare_config(tmp_path / "set", size=SMALL)
-    with pytest.raises(DatasetError, match="row-0"):
+    """Two rows of the same id are the user's mistake, told with the first ten of them; nothing is written."""
+    config = prepare_config(tmp_path / "deep" / "set", size=SMALL)
+    with pytest.raises(DatasetError, match=r"12 ids .*: row-0, row-1, row-10, row-11, (row-\d, ){5}row-7\."):
         prepare(config, RepeatingSource(40), rows_per_unit=10)
     assert list(tmp_path.iterdir()) == []
 
 
+class OneClassSource(PictureSource):
+    """Every row is an ant."""
+
+    def label(self, number: int) -> int:
+        """The only class."""
+        return 0
+
+
+def test_one_class_is_refused(tmp_path):
+    """A source whose rows are all of one class is refused, by the class's name."""
+    with pytest.raises(DatasetError, match="only the class 'ant'"):
+        prepare(prepare_config(tmp_path / "set", size=SMALL), OneClassSource(20))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_no_training_rows_is_an_error(tmp_path):
-    """A data set without training rows is refused."""
-    config = prepare_config(tmp_path / "set", size=(9, 9), resize="exact")
+    """Where every row is refused or none trains, the job says so and writes nothing."""
+    with pytest.raises(DatasetError, match="20 wrong_size"):
+        prepare(prepare_config(tmp_path / "set", size=(9, 9), resize="exact"), PictureSource(20))
     with pytest.raises(DatasetError, match="no rows"):
-        prepare(config, PictureSource(20))
+        prepare(prepare_config(tmp_path / "set", size=SMALL, val=0.0, test=0.999999), PictureSource(20))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_leftovers_of_killed_runs_are_removed(tmp_path):
@@ -187,9 +206,9 @@ def test_digits_are_spread_over_the_whole_range():
     """Digits' gray levels 0 to 16 become 0 to 255, by rounding v * 255 / 16, under ids of six digits."""
     from sklearn.datasets import load_digits
 
-    source = DigitsSource()
-    rows = list(source.read(Unit(0, 0, source.num_rows)))
+    listing = DigitsSource().listing("")
+    images = list(listing.reader.read(listing.rows))
     bunch = load_digits()
-    assert [row.label for row in rows] == bunch.target.tolist()
-    assert np.array_equal(np.stack([row.pixels for row in rows]), np.round(bunch.images * 255 / 16))
-    assert len({row.id for row in rows}) == source.num_rows == 1797
+    assert listing.rows.column(LABEL).to_pylist() == bunch.target.tolist()
+    assert np.array_equal(np.stack(images), np.round(bunch.images * 255 / 16))
+    assert listing.rows.column(ID).to_pylist() == [f"digits/{row:06d}" for row in range(1797)]

@@ -1,57 +1,76 @@
+import hashlib
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from cnnjob.config.prepare import ShardsConfig
-from cnnjob.data.shards import PLACE, ShardPlan, plan_shards, rows_per_shard, stage_rows, write_shard
-from cnnjob.schema import ID, IMAGE, LABEL, dataset_schema
+from cnnjob.data.shards import ShardPlan, WrittenShard, rows_per_shard, write_shard
+from cnnjob.data.sources.base import Unit
+from cnnjob.data.staging import read_index, stage_unit, write_listing
+from cnnjob.data.statistics import PixelCounts
+from cnnjob.schema import ID, IMAGE, LABEL
+from tests.helpers import SMALL, PictureSource, prepare_config
 
-SHAPE = (1, 2, 2)
-SCHEMA = dataset_schema(SHAPE, "gray")
-
-
-def rows(places) -> pa.Table:
-    """A row for each place; its id, label and pixels follow from its number."""
-    columns = {
-        PLACE: pa.array([int(place) for place in places], pa.uint64()),
-        ID: [f"row-{number:04d}" for number in range(len(places))],
-        IMAGE: [bytes([number % 256] * 4) for number in range(len(places))],
-        LABEL: [number % 3 for number in range(len(places))],
-    }
-    return pa.table(columns, schema=SCHEMA.insert(0, pa.field(PLACE, pa.uint64())))
+ROWS = 50
+UNITS = [Unit(0, 0, 30), Unit(1, 30, 50)]
 
 
-def write_all(folder, places, limit: int) -> list[str]:
-    """Stage rows in two files, plan and write all shards; returns the ids in the order of the shards."""
-    table = rows(places)
-    half = len(table) // 2
-    staged = [f"{folder}/a.arrow", f"{folder}/b.arrow"]
-    found = [stage_rows(staged[0], table.slice(0, half)), stage_rows(staged[1], table.slice(half))]
-    plans = plan_shards("train", np.concatenate(found), limit)
-    written = [write_shard(plan, staged, str(folder), SCHEMA, ShardsConfig(), 3) for plan in plans]
-    tables = [pq.read_table(folder / each.shard.path) for each in written]
-    assert [len(each) for each in tables] == [each.shard.rows for each in written]
-    return [row_id for each in tables for row_id in each.column(ID).to_pylist()]
+@pytest.fixture
+def staged(tmp_path: Path) -> str:
+    """Fifty rows, staged in two units."""
+    listing = PictureSource(ROWS).listing("")
+    config = prepare_config(tmp_path / "set", size=SMALL)
+    uri = str(tmp_path / "listing.arrow")
+    write_listing(uri, listing.rows, UNITS)
+    for unit in UNITS:
+        stage_unit(unit, listing=uri, reader=listing.reader, config=config, keys=(), folder=str(tmp_path / "rows"))
+    return str(tmp_path / "rows")
 
 
-def test_rows_are_in_order_of_place(tmp_path):
-    """Shards one after another have the rows in order of place."""
-    places = np.random.default_rng(0).permutation(100).astype(np.uint64) << np.uint64(50)
-    expected = [f"row-{number:04d}" for number in np.argsort(places)]
-    assert write_all(tmp_path, places, 16) == expected
+def write(staged: str, units, positions, *, split: str = "train", **shards) -> WrittenShard:
+    """Write one shard of rows of the staged files."""
+    folder = Path(staged).parent
+    config = prepare_config(folder / "set", size=SMALL).model_copy(update={"shards": ShardsConfig(**shards)})
+    plan = ShardPlan(split, f"{split}/00003.parquet", np.array(units, np.int32), np.array(positions, np.int32))
+    return write_shard(plan, staged=staged, folder=str(folder), config=config, keys=(), num_classes=3)
 
 
-@pytest.mark.parametrize("first", [0, 2**53, 2**62, 2**63, 2**64 - 64])
-def test_neighbouring_places_are_told_apart(tmp_path, first):
-    """Places that differ by one, as large as 64 bits allow, end in one shard each: no row is lost or doubled."""
-    places = [first + number for number in range(64)]
-    assert write_all(tmp_path, places, 8) == [f"row-{number:04d}" for number in range(64)]
+def table_of(staged: str, shard: WrittenShard) -> pa.Table:
+    return pq.read_table(Path(staged).parent / shard.shard.path)
 
 
-def test_tied_places_are_ordered_by_id(tmp_path):
-    """Rows of the same place are in order of id and in one shard."""
-    assert write_all(tmp_path, [5] * 20, 4) == [f"row-{number:04d}" for number in range(20)]
+def test_rows_are_those_that_were_planned(staged):
+    """A shard has the planned rows in the planned order, with their own pixels and labels."""
+    units, positions = [1, 0, 0, 1, 0], [3, 29, 0, 0, 7]
+    table = table_of(staged, write(staged, units, positions))
+    indices = [read_index(f"{staged}/{number:06d}.arrow", number) for number in (0, 1)]
+    rows = [int(indices[unit].rows[position]) for unit, position in zip(units, positions, strict=True)]
+    source = PictureSource(ROWS)
+    assert table.column(ID).to_pylist() == [f"row-{row}" for row in rows]
+    assert table.column(LABEL).to_pylist() == [source.label(row) for row in rows]
+    assert [len(image.as_py()) for image in table.column(IMAGE)] == [3 * 8 * 8] * 5
+    first = source.pixels(rows[0])
+    planes = first.transpose(2, 0, 1) if first.ndim == 3 else np.stack([first] * 3)
+    assert table.column(IMAGE)[0].as_py() == planes.tobytes()
+
+
+def test_a_staged_unit_is_not_done_again(staged):
+    """A unit whose file is there is looked up: its reader is not asked again."""
+    config = prepare_config(Path(staged).parent / "set", size=SMALL)
+    again = stage_unit(UNITS[1], listing="gone", reader=None, config=config, keys=(), folder=staged)
+    assert sorted(again.rows.tolist()) == list(range(30, 50))
+    assert again.image_bytes == 20 * 3 * 8 * 8
+
+
+def test_pictures_are_told_apart_by_their_pixels(staged):
+    """The index of a unit has the digest of each row's canonical pixels."""
+    index = read_index(f"{staged}/000000.arrow", 0)
+    table = table_of(staged, write(staged, [0] * 30, range(30)))
+    digests = [hashlib.blake2b(image.as_py(), digest_size=16).digest() for image in table.column(IMAGE)]
+    assert index.pictures.tobytes() == b"".join(digests)
 
 
 def test_rows_per_shard_is_at_least_one():
@@ -60,51 +79,41 @@ def test_rows_per_shard_is_at_least_one():
     assert rows_per_shard(1000, ShardsConfig(target_bytes=5999)) == 5
 
 
-def test_duplicate_ids_are_noticed(tmp_path):
-    """The same id twice hashes to the same place, and the shard that gets both tells it."""
-    table = pa.concat_tables([rows([3, 9]), rows([3])])
-    uri = str(tmp_path / "rows.arrow")
-    stage_rows(uri, table)
-    written = write_shard(ShardPlan("train", 0, 0, 10), [uri], str(tmp_path), SCHEMA, ShardsConfig(), 3)
-    assert written.duplicate_ids == ("row-0000",)
-
-
-def test_receipt_says_what_was_written(tmp_path):
-    """A written shard's bytes, digest, rows and class counts are those of the file."""
-    uri = str(tmp_path / "rows.arrow")
-    stage_rows(uri, rows(range(10)))
-    config = ShardsConfig(rows_per_group=4)
-    shard = write_shard(ShardPlan("val", 3, 2, 8), [uri], str(tmp_path), SCHEMA, config, 3).shard
-    path = tmp_path / "val" / "00003.parquet"
-    assert shard.path == "val/00003.parquet"
-    assert shard.bytes == path.stat().st_size
-    assert shard.rows == 7
+def test_receipt_says_what_was_written(staged):
+    """A written shard's bytes, rows and class counts are those of the file."""
+    written = write(staged, [0] * 7, range(7), split="val", rows_per_group=4)
+    path = Path(staged).parent / "val" / "00003.parquet"
+    assert written.shard.bytes == path.stat().st_size
+    assert written.shard.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert written.shard.rows == sum(written.class_counts) == 7
     assert pq.ParquetFile(path).num_row_groups == 2
 
 
-def test_digest_ignores_how_rows_are_cut(tmp_path):
-    """The digests of two shards add up to that of one shard with all their rows."""
-    uri = str(tmp_path / "rows.arrow")
-    stage_rows(uri, rows(range(10)))
+def test_pixels_are_counted_in_training_shards(staged):
+    """A training shard brings the counts of its pixels; another one brings none."""
+    written = write(staged, [0] * 9, range(9))
+    images = np.stack(
+        [np.frombuffer(image.as_py(), np.uint8) for image in table_of(staged, written).column(IMAGE)]
+    ).reshape(9, 3, 8, 8)
+    assert np.array_equal(written.pixels.counts, PixelCounts.of(images).counts)
+    assert write(staged, [0], [0], split="test").pixels is None
 
-    def digest(first: int, last: int, compression: str) -> int:
-        config = ShardsConfig(compression=compression)
-        return write_shard(ShardPlan("train", 0, first, last), [uri], str(tmp_path), SCHEMA, config, 3).row_digest
 
-    whole, low, high = digest(0, 9, "lz4"), digest(0, 3, "zstd"), digest(4, 9, "none")
+def test_digest_ignores_how_rows_are_cut(staged):
+    """The digests of two shards add up to that of one shard with all their rows, whatever the compression."""
+    whole = write(staged, [0] * 10, range(10), compression="lz4").row_digest
+    low = write(staged, [0] * 4, range(4), compression="zstd").row_digest
+    high = write(staged, [0] * 6, range(4, 10), compression="none").row_digest
     assert whole == (low + high) % 2**256
     assert len({whole, low, high}) == 3
 
 
-def test_columns_explain_themselves(tmp_path):
+def test_columns_explain_themselves(staged):
     """A shard's image column says its shape, layout and colour mode, and holds one fixed-size binary a row."""
-    uri = str(tmp_path / "rows.arrow")
-    stage_rows(uri, rows(range(3)))
-    write_shard(ShardPlan("train", 0, 0, 9), [uri], str(tmp_path), SCHEMA, ShardsConfig(), 3)
-    field = pq.read_schema(tmp_path / "train" / "00000.parquet").field(IMAGE)
-    assert field.type == pa.binary(4)
+    field = table_of(staged, write(staged, [0], [0])).schema.field(IMAGE)
+    assert field.type == pa.binary(3 * 8 * 8)
     assert (field.metadata[b"shape"], field.metadata[b"layout"], field.metadata[b"color"]) == (
-        b"[1, 2, 2]",
+        b"[3, 8, 8]",
         b"CHW",
-        b"gray",
+        b"rgb",
     )

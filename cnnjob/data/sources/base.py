@@ -1,27 +1,29 @@
-"""What every source offers: its classes, its rows in units, and a digest of its listing."""
+"""What every source offers: a digest of its input, a listing of its rows, and a reader of their contents.
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+A listing is a table with a row for each image, whatever the source; everything after it (splits, units, shards) is
+the same for all. The reader alone knows the format. It is small and is sent to the workers; the listing is not: it
+lies in the staging folder, one record batch a unit.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
+import pyarrow as pa
+
+from cnnjob import storage
+from cnnjob.data.decode import Refusal
+from cnnjob.errors import DatasetError
+from cnnjob.schema import GIVEN, ID, LABEL, LISTING
+
+MAX_PIECES = 8
+"""A run of rows that can only be read from its start is cut into this many units at most: each of them reads up to
+its own rows, so more pieces would read it more often than they save."""
 
 
-@dataclass(frozen=True)
-class RawImage:
-    """One row as the source has it.
-
-    Attributes:
-        id: Unique in the source; see DESIGN.md, "Words", for each kind.
-        uri: Where the row came from, for people.
-        label: Index into the source's class names.
-        pixels: uint8 H x W (gray) or H x W x 3 (RGB).
-    """
-
-    id: str
-    uri: str
-    label: int
-    pixels: np.ndarray
+Content = np.ndarray | bytes | Refusal
+"""Of one row: uint8 pixels H x W or H x W x 3; or encoded bytes; or why there are none."""
 
 
 @dataclass(frozen=True)
@@ -33,30 +35,149 @@ class Unit:
     stop: int
 
 
+class Reader(Protocol):
+    """Reads contents; small, and sent to workers."""
+
+    def read(self, rows: pa.Table) -> Iterator[Content]:
+        """The contents of listed rows, one for each, in their order.
+
+        Raises:
+            StorageError: The storage failed, after bounded retries. What is wrong with one image is a ``Refusal``.
+        """
+
+    def uris(self, rows: pa.Table) -> list[str]:
+        """Where the contents of listed rows come from, for people."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """All rows of a source.
+
+    Attributes:
+        rows: The columns of ``schema.LISTING``, then key columns, then the reader's own.
+        class_names: In the order of the labels.
+        reader: Reads the contents.
+        keys: Fields of the key columns, which are carried along.
+        passed_over: What lay there and is no row (desktop litter, links seen before), counted by kind.
+        runs: Lengths of runs of rows that are read from their start on, such as row groups; none: any row is as near.
+    """
+
+    rows: pa.Table
+    class_names: tuple[str, ...]
+    reader: Reader
+    keys: tuple[pa.Field, ...] = ()
+    passed_over: Mapping[str, int] = field(default_factory=dict)
+    runs: Sequence[int] = ()
+
+
 class Source(Protocol):
-    """A source is small and can be sent to workers; it holds no pixels."""
-
-    @property
-    def class_names(self) -> Sequence[str]:
-        """Class names in the order of the labels."""
-
-    @property
-    def num_rows(self) -> int:
-        """Rows listed."""
+    """Where images come from."""
 
     def digest(self) -> str:
-        """SHA-256 of the listing and what identifies its content: the same input gives the same digest."""
+        """SHA-256 of what identifies the input: the same input gives the same digest, without reading an image."""
 
-    def read(self, unit: Unit) -> Iterator[RawImage]:
-        """The rows of a unit, in listing order."""
+    def listing(self, scratch: str) -> Listing:
+        """List all rows. ``scratch`` is a folder for what has to be unpacked first.
 
-
-def cut_units(num_rows: int, rows_per_unit: int) -> list[Unit]:
-    """Cut a listing into units of at most ``rows_per_unit`` rows, in order, each row in one unit."""
-    starts = range(0, num_rows, rows_per_unit)
-    return [Unit(number, start, min(start + rows_per_unit, num_rows)) for number, start in enumerate(starts)]
+        Raises:
+            DatasetError: The input is missing, truncated or contradicts itself.
+        """
 
 
-def describe(source: Source) -> dict[str, Any]:
-    """What the manifest says of a source's listing."""
-    return {"digest": source.digest(), "rows": source.num_rows}
+def cut_units(
+    num_rows: int,
+    rows_per_unit: int,
+    runs: Sequence[int] = (),
+    sizes: np.ndarray | None = None,
+    bytes_per_unit: int = 0,
+) -> list[Unit]:
+    """Cut a listing into units, in order, each row in one unit.
+
+    Args:
+        num_rows: Rows listed.
+        rows_per_unit: Rows in a unit, at most; a piece of a long run may have more.
+        runs: See ``Listing``; short ones are put together, long ones cut into at most ``MAX_PIECES``.
+        sizes: Bytes of each row, where they are known.
+        bytes_per_unit: Bytes in a unit, at most, where sizes are known; a larger row is a unit of its own.
+    """
+    if runs:
+        starts = _starts_of_runs(runs, rows_per_unit)
+    elif sizes is not None:
+        starts = _starts_by_size(sizes, rows_per_unit, bytes_per_unit)
+    else:
+        starts = list(range(0, num_rows, rows_per_unit))
+    stops = [*starts[1:], num_rows]
+    return [Unit(number, start, stop) for number, (start, stop) in enumerate(zip(starts, stops, strict=False))]
+
+
+def _starts_of_runs(runs: Sequence[int], rows_per_unit: int) -> list[int]:
+    starts: list[int] = []
+    at = 0
+    for run in runs:
+        pieces = min(MAX_PIECES, max(1, -(-run // rows_per_unit)))
+        joins = pieces == 1 and starts and at + run - starts[-1] <= rows_per_unit
+        if run and not joins:
+            starts += [at + run * piece // pieces for piece in range(pieces)]
+        at += run
+    return starts
+
+
+def _starts_by_size(sizes: np.ndarray, rows_per_unit: int, bytes_per_unit: int) -> list[int]:
+    ends = np.cumsum(sizes)
+    starts = []
+    at = 0
+    while at < len(sizes):
+        starts.append(at)
+        before = int(ends[at - 1]) if at else 0
+        fitting = int(np.searchsorted(ends, before + bytes_per_unit, "right"))
+        at = max(at + 1, min(fitting, at + rows_per_unit))
+    return starts
+
+
+def listing_table(
+    ids: pa.Array, labels: pa.Array, given: pa.Array | None = None, **own: pa.Array | pa.ChunkedArray
+) -> pa.Table:
+    """A listing's rows.
+
+    Args:
+        ids: string.
+        labels: int32; null where the class is not known.
+        given: int8, index into ``schema.SPLITS``; null where the source does not say.
+        own: The reader's columns.
+    """
+    given = pa.nulls(len(ids), pa.int8()) if given is None else given
+    table = pa.table({ID: ids, LABEL: labels, GIVEN: given})
+    for name, column in own.items():
+        table = table.append_column(name, column)
+    return table.cast(pa.schema([*LISTING, *(table.schema.field(name) for name in own)]))
+
+
+def check_labels(labels: np.ndarray, class_names: Sequence[str], where: str) -> None:
+    """Refuse numbers that name no class.
+
+    Raises:
+        DatasetError: With the first of them and its row.
+    """
+    wrong = np.flatnonzero((labels < 0) | (labels >= len(class_names)))
+    if len(wrong):
+        raise DatasetError(
+            f"{where}: {len(wrong)} of {len(labels)} labels are out of range: row {wrong[0]} has {labels[wrong[0]]}, "
+            f"and there are {len(class_names)} classes, 0 to {len(class_names) - 1}. "
+            f"Correct the labels, or give all names in source.class_names."
+        )
+
+
+def identity_of(uri: str) -> list[object]:
+    """What tells one content of a file from another without reading it: its name, size and time of change."""
+    filesystem, path = storage.resolve(uri)
+    info = filesystem.get_file_info(path)
+    return [uri, info.size, info.mtime_ns]
+
+
+def table_digest(table: pa.Table) -> str:
+    """SHA-256 of a table's values and schema, whatever its chunks."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        for batch in table.combine_chunks().to_batches():
+            writer.write_batch(batch)
+    return storage.sha256(sink.getvalue())

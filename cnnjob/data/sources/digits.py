@@ -5,12 +5,14 @@ gives it.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cache
 
 import numpy as np
+import pyarrow as pa
 
-from cnnjob.data.sources.base import RawImage, Unit
+from cnnjob.data.sources.base import Listing, listing_table
+from cnnjob.schema import ID
 
 GRAY_LEVELS = 16
 
@@ -18,20 +20,31 @@ GRAY_LEVELS = 16
 class DigitsSource:
     """The digits, as rows ``digits/000000`` on."""
 
-    class_names: Sequence[str] = tuple("0123456789")
-    num_rows = 1797
-
     def digest(self) -> str:
         """SHA-256 of the pixels and labels."""
         images, labels = _load()
         return hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
 
-    def read(self, unit: Unit) -> Iterator[RawImage]:
-        """The rows of a unit."""
-        images, labels = _load()
-        for row in range(unit.start, unit.stop):
-            name = f"digits/{row:06d}"
-            yield RawImage(id=name, uri=name, label=int(labels[row]), pixels=images[row])
+    def listing(self, scratch: str) -> Listing:
+        """List the digits."""
+        del scratch
+        _, labels = _load()
+        ids = pa.array([f"digits/{row:06d}" for row in range(len(labels))])
+        return Listing(listing_table(ids, pa.array(labels)), tuple("0123456789"), DigitsReader())
+
+
+class DigitsReader:
+    """Reads them from the installed package."""
+
+    def read(self, rows: pa.Table) -> Iterator[np.ndarray]:
+        """The pixels of listed digits."""
+        images, _ = _load()
+        for name in rows.column(ID).to_pylist():
+            yield images[int(name.removeprefix("digits/"))]
+
+    def uris(self, rows: pa.Table) -> list[str]:
+        """The ids: digits have no place of their own."""
+        return rows.column(ID).to_pylist()  # type: ignore[no-any-return]
 
 
 @cache

@@ -1,12 +1,24 @@
 """The source that a config names."""
 
-from cnnjob.config.prepare import SourceConfig
+from cnnjob.config.prepare import PrepareConfig
 from cnnjob.data.sources.base import Source
+from cnnjob.data.sources.cifar import CifarSource
 from cnnjob.data.sources.digits import DigitsSource
+from cnnjob.data.sources.folder import FolderSource
+from cnnjob.data.sources.idx import IdxSource
+from cnnjob.data.sources.table import TableSource
 
 
-def open_source(config: SourceConfig) -> Source:
-    """Open the source of a config, listing it."""
-    match config.kind:
+def open_source(config: PrepareConfig) -> Source:
+    """The source of a config; nothing is read yet."""
+    match config.source.kind:
         case "digits":
             return DigitsSource()
+        case "idx":
+            return IdxSource(config.source)
+        case "cifar":
+            return CifarSource(config.source)
+        case "folder":
+            return FolderSource(config)
+        case "manifest":
+            return TableSource(config)

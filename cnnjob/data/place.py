@@ -1,0 +1,135 @@
+"""Where a data set is written until it is whole, and how it is put in place at once.
+
+On a local disk it is written beside the output and exchanged with it. On an object store, which has no rename, its
+files lie in the output under names of their own version, and the manifest, written last, decides which are the data
+set; what it does not name is removed after. The staging folder is named by what is prepared from what: the next run
+of the same job finds it and goes on, another one removes it.
+"""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.fs as pafs
+from filelock import FileLock, Timeout
+
+from cnnjob import storage
+from cnnjob.data.manifest import MANIFEST, Manifest
+from cnnjob.errors import DatasetError, JobError, RefusedRowsError, UserError
+
+_LOCK = "lock"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one run works.
+
+    Attributes:
+        output: The data set's folder.
+        staging: What is needed until it is published.
+        folder: Where the data set's files are written.
+        tag: A part of their names.
+    """
+
+    output: str
+    staging: str
+    folder: str
+    tag: str
+
+    @property
+    def rows(self) -> str:
+        """Folder of the staged rows."""
+        return storage.join(self.staging, "rows")
+
+    def publish(self, manifest: Manifest) -> None:
+        """Write the manifest and put the data set in place; what it replaces is removed after."""
+        storage.write_json(storage.join(self.folder, MANIFEST), manifest.model_dump(mode="json"))
+        if storage.is_local(self.output):
+            storage.publish_folder(storage.local_path(self.folder), storage.local_path(self.output))
+            return
+        named = {MANIFEST, manifest.refused_table, manifest.contact_sheet}
+        named |= {shard.path for split in manifest.splits.values() for shard in split.shards}
+        for name in storage.list_files(self.output):
+            if name not in named:
+                storage.remove(storage.join(self.output, name))
+
+
+@contextmanager
+def open_place(output: str, key: str) -> Iterator[Place]:
+    """The place of the job ``key``; removed when the job is done or its input was wrong, kept when the world failed.
+
+    Raises:
+        JobError: The same job is at work right now.
+    """
+    mark = f".{storage.name(output)}{storage.TEMPORARY_MARK}"
+    staging = storage.join(storage.parent(output), f"{mark}{key}")
+    if storage.is_local(output):
+        with _local_place(output, staging, mark) as place:
+            yield place
+        return
+    _remove_others(storage.parent(output), mark, staging)
+    place = Place(output, staging, output, f"-{key}")
+    try:
+        yield place
+    except BaseException as error:
+        if not _is_worth_keeping(place, error):
+            storage.remove(staging)
+        raise
+    storage.remove(staging)
+
+
+@contextmanager
+def _local_place(output: str, staging: str, mark: str) -> Iterator[Place]:
+    folder = storage.local_path(staging)
+    made = [parent for parent in folder.parents if not parent.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / _LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise JobError(f"the same job is writing {output} right now; wait for it, or stop it first.") from error
+    place = Place(output, staging, storage.join(staging, "dataset"), "")
+    keep = False
+    try:
+        _remove_leftovers(folder, mark)
+        yield place
+    except BaseException as error:
+        keep = _is_worth_keeping(place, error)
+        raise
+    finally:
+        if not keep:
+            shutil.rmtree(folder, ignore_errors=True)
+            for parent in made:
+                with suppress(OSError):
+                    parent.rmdir()
+        lock.release()
+
+
+def _is_worth_keeping(place: Place, error: BaseException) -> bool:
+    """Whether the next run of the same job can go on from what is staged; a job that has to be changed cannot."""
+    if isinstance(error, DatasetError | RefusedRowsError):
+        return False
+    # Access that is refused is the user's to mend, and may have been granted for the first half of the rows.
+    return not isinstance(error, UserError) or bool(storage.list_files(place.rows))
+
+
+def _remove_leftovers(own: Path, mark: str) -> None:
+    """Remove what other jobs that are dead left beside the same output; a living one holds its lock."""
+    for leftover in own.parent.glob(f"{mark}*"):
+        if leftover == own:
+            continue
+        lock = FileLock(leftover / _LOCK)
+        with suppress(Timeout, OSError), lock.acquire(timeout=0):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _remove_others(parent: str, mark: str, own: str) -> None:
+    """Remove what jobs for the same output left on an object store, where nothing tells the dead from the living."""
+    filesystem, path = storage.resolve(parent)
+    with storage.told(parent):
+        beside = filesystem.get_file_info(pafs.FileSelector(path, allow_not_found=True))
+    for info in beside:
+        if info.base_name.startswith(mark) and storage.join(parent, info.base_name) != own:
+            storage.remove(storage.join(parent, info.base_name))

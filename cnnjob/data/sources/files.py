@@ -1,0 +1,125 @@
+"""The encoded bytes of single files, bounded: what a folder and a manifest of URIs have in common.
+
+What is wrong with one file is a refusal of its row; what is wrong with the storage stops the job.
+"""
+
+import errno
+import io
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from cnnjob import storage
+from cnnjob.data.decode import Refusal
+from cnnjob.data.sources.base import Content
+from cnnjob.schema import ID
+
+PATH = "_path"
+SIZE = "_size"
+MTIME = "_mtime_ns"
+UNKNOWN = -1
+"""Size of a file that was not looked at when it was listed."""
+
+_GONE = {errno.ENOENT: "is not there", errno.ENOTDIR: "is not there", errno.ELOOP: "is a link that leads nowhere"}
+_UNREADABLE = {
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
+    errno.EISDIR: "is a folder",
+    errno.ENXIO: "is not a regular file",
+    errno.ENAMETOOLONG: "its name is too long",
+}
+
+
+@dataclass(frozen=True)
+class FileReader:
+    """Reads files below a folder.
+
+    Attributes:
+        root: The folder that relative paths are below.
+        max_bytes: Of a file; one byte more is read at most.
+    """
+
+    root: str
+    max_bytes: int
+
+    def read(self, rows: pa.Table) -> Iterator[Content]:
+        """The bytes of listed files."""
+        sizes, times = (rows.column(name).to_pylist() for name in (SIZE, MTIME))
+        for uri, size, mtime_ns in zip(self._places(rows), sizes, times, strict=True):
+            yield self._content(uri, size, mtime_ns)
+
+    def uris(self, rows: pa.Table) -> list[str]:
+        """Where listed files lie."""
+        return [_shown(uri) for uri in self._places(rows)]
+
+    def _places(self, rows: pa.Table) -> Iterator[bytes | str]:
+        for row_id, path in zip(rows.column(ID).to_pylist(), rows.column(PATH).to_pylist(), strict=True):
+            # The path is listed where it is not the id.
+            yield self.uri_of(os.fsencode(row_id) if path is None else path)
+
+    def uri_of(self, name: bytes) -> bytes | str:
+        """Where a path or URI of the listing lies: bytes for a local file, text for a URI."""
+        if b"://" in name:
+            return name.decode("utf-8", "replace")
+        if "://" in self.root:
+            return storage.join(self.root, name.decode("utf-8", "replace"))
+        return os.path.join(os.fsencode(self.root), name)  # noqa: PTH118 - bytes
+
+    def _content(self, uri: bytes | str, size: int | None, mtime_ns: int | None) -> bytes | Refusal:
+        if size is None:
+            return Refusal("gone", "the table has no uri for it")
+        if size > self.max_bytes:
+            return Refusal("too_many_bytes", f"{size} bytes, more than limits.max_bytes {self.max_bytes}")
+        if isinstance(uri, str):
+            return self._remote(uri, size)
+        try:
+            return self._local(uri, size, mtime_ns)
+        except OSError as error:
+            if error.errno in _GONE:
+                return Refusal("gone", f"{_shown(uri)} {_GONE[error.errno]}")
+            if error.errno in _UNREADABLE:
+                return Refusal("unreadable", f"{_shown(uri)}: {_UNREADABLE[error.errno]}")
+            with storage.told(_shown(uri)):
+                raise
+
+    def _local(self, path: bytes, size: int, mtime_ns: int | None) -> bytes | Refusal:
+        # Without O_NONBLOCK, opening a pipe would wait for its other end for ever.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with io.FileIO(descriptor) as file:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                return Refusal("unreadable", f"{_shown(path)} is not a regular file")
+            if size != UNKNOWN and (status.st_size, status.st_mtime_ns) != (size, mtime_ns):
+                return Refusal("changed", f"it was listed with {size} bytes, and was written to since")
+            if status.st_size > self.max_bytes:
+                return Refusal("too_many_bytes", f"{status.st_size} bytes, more than limits.max_bytes {self.max_bytes}")
+            return _read_all(file, self.max_bytes + 1)
+
+    def _remote(self, uri: str, size: int) -> bytes | Refusal:
+        try:
+            content = storage.read_bounded(uri, self.max_bytes)
+        except FileNotFoundError:
+            return Refusal("gone", f"{uri} is not there")
+        if size not in (UNKNOWN, len(content)):
+            return Refusal("changed", f"it was listed with {size} bytes and has {len(content)}")
+        return content
+
+
+def _read_all(file: io.FileIO, limit: int) -> bytes:
+    """At most ``limit`` bytes; one read of an unbuffered file may return fewer than there are."""
+    content = file.read(limit)
+    while content and len(content) < limit and (more := file.read(limit - len(content))):
+        content += more
+    return content
+
+
+def _shown(uri: bytes | str) -> str:
+    return uri if isinstance(uri, str) else text_of(uri)
+
+
+def text_of(name: bytes) -> str:
+    r"""A file name as text; bytes that are no UTF-8 are shown as ``\xNN``."""
+    return name.decode("utf-8", "backslashreplace")

@@ -1,0 +1,175 @@
+"""A manifest: a CSV or Parquet table with a row for each image, by URI or with the encoded bytes inside.
+
+Parquet may be one file or a folder of them. Bytes inside are never read when the table is listed: a unit's task
+reads its own rows, a batch at a time. A column of structs with a field ``bytes`` is read too (Hugging Face's form).
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from cnnjob import storage
+from cnnjob.config.prepare import ColumnsConfig, PrepareConfig
+from cnnjob.data.decode import Refusal
+from cnnjob.data.sources.base import Content, Listing, identity_of, listing_table, table_digest
+from cnnjob.data.sources.files import MTIME, PATH, SIZE, UNKNOWN, FileReader
+from cnnjob.data.sources.labels import given_of, labels_of
+from cnnjob.data.sources.tabular import FILE, GROUP, OFFSET, read_columns, table_files
+from cnnjob.errors import DatasetError
+from cnnjob.schema import ID
+
+_LABEL, _SPLIT, _URI = "_label", "_split", "_uri"
+_BATCH_ROWS = 256
+"""Rows of encoded images in memory at a time."""
+
+
+@dataclass(frozen=True)
+class BytesReader:
+    """Reads the encoded images inside Parquet files.
+
+    Attributes:
+        files: URIs; the listing's column ``file`` points here.
+        column: The column of images.
+        max_bytes: Of an image.
+    """
+
+    files: tuple[str, ...]
+    column: str
+    max_bytes: int
+
+    def read(self, rows: pa.Table) -> Iterator[Content]:
+        """The bytes of listed rows."""
+        places = [rows.column(name).to_numpy() for name in (FILE, GROUP, OFFSET)]
+        breaks = np.flatnonzero((np.diff(places[0]) != 0) | (np.diff(places[1]) != 0)) + 1
+        for run in np.split(np.arange(len(rows)), breaks):
+            if len(run):
+                file, group = (int(place[run[0]]) for place in places[:2])
+                yield from self._group(self.files[file], group, places[2][run])
+
+    def uris(self, rows: pa.Table) -> list[str]:
+        """File, row group and offset of listed rows."""
+        places = (rows.column(name).to_pylist() for name in (FILE, GROUP, OFFSET))
+        return [f"{self.files[file]}#{group}/{offset}" for file, group, offset in zip(*places, strict=True)]
+
+    def _group(self, uri: str, group: int, offsets: np.ndarray) -> Iterator[Content]:
+        """The images at ascending offsets of one row group."""
+        filesystem, path = storage.resolve(uri)
+        with storage.told(uri), filesystem.open_input_file(path) as stream, pq.ParquetFile(stream) as parquet:
+            start = 0
+            for batch in parquet.iter_batches(_BATCH_ROWS, [group], [self.column], use_threads=False):
+                low, high = np.searchsorted(offsets, [start, start + len(batch)])
+                for offset in offsets[low:high]:
+                    yield self._content(batch.column(0)[int(offset) - start])
+                start += len(batch)
+                if high == len(offsets):
+                    return
+
+    def _content(self, value: pa.Scalar) -> bytes | Refusal:
+        if isinstance(value, pa.StructScalar) and value.is_valid:
+            value = value["bytes"]
+        buffer = value.as_buffer() if value.is_valid else None
+        if buffer is None:
+            return Refusal("empty", "the table has no image in this row")
+        if buffer.size > self.max_bytes:
+            return Refusal("too_many_bytes", f"{buffer.size} bytes, more than limits.max_bytes {self.max_bytes}")
+        return bytes(buffer)
+
+
+class TableSource:
+    """Rows of a table."""
+
+    def __init__(self, config: PrepareConfig) -> None:
+        self._uri = str(config.source.uri)
+        self._config = config
+        self._columns = _with_defaults(config.source.columns)
+
+    def digest(self) -> str:
+        """Of the rows, and of the sizes and times of local images; images elsewhere stand for their URI."""
+        files = [identity_of(uri) for uri in self._files] if self._columns.image else []
+        return storage.digest_of([files, table_digest(self._rows)])
+
+    def listing(self, scratch: str) -> Listing:
+        """Every row with its class."""
+        del scratch
+        rows, config = self._rows, self._config
+        labels, class_names = labels_of(rows.column(_LABEL), config.source.class_names, self._uri)
+        given = given_of(rows.column(_SPLIT), self._uri) if _SPLIT in rows.column_names else None
+        keys = {name: rows.column(name) for name in config.source.columns.keys}
+        own = {
+            name: rows.column(name) for name in rows.column_names if name in (PATH, SIZE, MTIME, FILE, GROUP, OFFSET)
+        }
+        table = listing_table(rows.column(ID), labels, given, **keys, **own)
+        fields = tuple(table.schema.field(name) for name in keys)
+        if self._columns.image:
+            reader: Any = BytesReader(tuple(self._files), self._columns.image, config.limits.max_bytes)
+            return Listing(table, class_names, reader, fields, runs=self._runs())
+        root = storage.parent(self._files[0])
+        return Listing(table, class_names, FileReader(root, config.limits.max_bytes), fields)
+
+    @cached_property
+    def _files(self) -> list[str]:
+        return table_files(self._uri)
+
+    @cached_property
+    def _rows(self) -> pa.Table:
+        """Id, label, split, keys, and where each image is: the table without its images."""
+        columns = self._columns
+        wanted = {_LABEL: columns.label}
+        if self._config.split.method == "given":
+            wanted[_SPLIT] = str(columns.split)
+        if columns.uri:
+            wanted[_URI] = columns.uri
+        table = read_columns(self._files, wanted, columns.id, columns.keys, columns.image)
+        if not len(table):
+            raise DatasetError(f"{self._uri} has no rows; there is nothing to prepare.")
+        if columns.uri:
+            table = self._with_places(table)
+        if ID not in table.column_names or table.column(ID).null_count:
+            raise DatasetError(
+                f"{self._uri} has rows without an id. Ids name rows in every later table; name their column in "
+                f"source.columns.id."
+            )
+        return table
+
+    def _with_places(self, table: pa.Table) -> pa.Table:
+        uris = table.column(_URI).combine_chunks()
+        if ID not in table.column_names:
+            table = table.append_column(ID, uris)
+        sizes, times = _looked_at(uris, storage.parent(self._files[0]))
+        table = table.drop_columns(_URI).append_column(PATH, uris.cast(pa.binary()))
+        return table.append_column(SIZE, sizes).append_column(MTIME, times)
+
+    def _runs(self) -> tuple[int, ...]:
+        groups = np.stack([self._rows.column(name).to_numpy() for name in (FILE, GROUP)])
+        breaks = np.flatnonzero((np.diff(groups) != 0).any(axis=0)) + 1
+        return tuple(int(length) for length in np.diff([0, *breaks, groups.shape[1]]))
+
+
+def _with_defaults(columns: ColumnsConfig) -> ColumnsConfig:
+    """The columns as they are called where the config does not say."""
+    uri = columns.uri if columns.uri or columns.image else "uri"
+    return columns.model_copy(update={"uri": uri, "split": columns.split or "split"})
+
+
+def _looked_at(uris: pa.Array, root: str) -> tuple[pa.Array, pa.Array]:
+    """Size and time of change of local files; unknown for others, which would take a request each."""
+    sizes, times = np.full(len(uris), UNKNOWN, np.int64), np.zeros(len(uris), np.int64)
+    absent = np.asarray(pc.is_null(uris))
+    folder = FileReader(root, 0)
+    for row, uri in enumerate(uris):
+        if not absent[row]:
+            place = folder.uri_of(os.fsencode(uri.as_py()))
+            if isinstance(place, bytes):
+                try:
+                    status = os.stat(place)  # noqa: PTH116 - bytes
+                except (OSError, ValueError):
+                    continue
+                sizes[row], times[row] = status.st_size, status.st_mtime_ns
+    return pa.array(sizes, mask=absent), pa.array(times, mask=absent)

@@ -1,0 +1,158 @@
+"""Reading the columns of a CSV or Parquet table that a listing needs, and saying well what is not there."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+
+from cnnjob import storage
+from cnnjob.errors import DatasetError
+from cnnjob.schema import ID
+
+FILE = "_file"
+GROUP = "_group"
+OFFSET = "_offset"
+_CSV = (".csv", ".csv.gz", ".tsv")
+_PARQUET = (".parquet", ".pq")
+
+
+def table_files(uri: str) -> list[str]:
+    """The files of a table: itself, or the Parquet files of a folder, sorted.
+
+    Raises:
+        DatasetError: There is none, or it is neither CSV nor Parquet.
+    """
+    with storage.told(uri):
+        if storage.size(uri) is not None:
+            if not storage.name(uri).lower().endswith(_CSV + _PARQUET):
+                raise DatasetError(f"{uri}: a manifest is a table, and its name should end in .csv, .tsv or .parquet.")
+            return [uri]
+        if not storage.exists(uri):
+            raise DatasetError(f"{uri} does not exist; source.uri should be a CSV or Parquet table.")
+        names = [name for name in storage.list_files(uri) if name.lower().endswith(_PARQUET)]
+    if not names:
+        raise DatasetError(f"{uri} is a folder without a Parquet file; source.uri should be a CSV or Parquet table.")
+    return [storage.join(uri, name) for name in names]
+
+
+def read_columns(
+    files: Sequence[str], wanted: Mapping[str, str], id_column: str | None, keys: Sequence[str], images: str | None
+) -> pa.Table:
+    """The columns of a listing.
+
+    Args:
+        files: Of the table.
+        wanted: Columns of the table, by the name they get here.
+        id_column: The column of ids; None for ``id`` where there is one.
+        keys: Columns that keep their names and types.
+        images: A column of encoded images, which is not read: rows then say where theirs lies.
+
+    Raises:
+        DatasetError: A column is not there, or the table cannot be read.
+    """
+    pieces = []
+    for number, uri in enumerate(files):
+        try:
+            pieces.append(_read_file(number, uri, wanted, id_column, keys, images))
+        except (pa.ArrowInvalid, pa.ArrowKeyError, UnicodeDecodeError) as error:
+            raise DatasetError(f"{uri} cannot be read as a table: {_one_line(error)}.") from error
+    try:
+        return pa.concat_tables(pieces)
+    except pa.ArrowInvalid as error:
+        raise DatasetError(f"{files[0]} and the files beside it have columns of different types: {error}") from error
+
+
+def _read_file(
+    number: int, uri: str, wanted: Mapping[str, str], id_column: str | None, keys: Sequence[str], images: str | None
+) -> pa.Table:
+    is_csv = uri.lower().endswith(_CSV)
+    if is_csv and images is not None:
+        raise DatasetError(f"{uri}: images inside a table need Parquet; a CSV has no bytes. Use source.columns.uri.")
+    names = _csv_names(uri) if is_csv else _parquet_names(uri)
+    found = {ID: id_column or ID} if id_column is not None or ID in names else {}
+    columns = {**wanted, **found}
+    _check_there([*columns.values(), *keys, *([images] if images else [])], names, uri)
+    needed = list(dict.fromkeys([*columns.values(), *keys]))
+    table = _read_csv(uri, needed, set(columns.values())) if is_csv else _read_parquet(uri, needed)
+    own = {name: table.column(column) for name, column in columns.items()}
+    own.update({key: _plain(table.column(key)) for key in keys})
+    if ID in own:
+        own[ID] = own[ID].cast(pa.string())
+    if images is not None:
+        own.update(_places(number, uri))
+    return pa.table(own)
+
+
+def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Values without a dictionary, which is a way of storing them and differs from file to file."""
+    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+
+
+def _read_csv(uri: str, needed: list[str], text: set[str]) -> pa.Table:
+    filesystem, path = storage.resolve(uri)
+    convert = pacsv.ConvertOptions(
+        include_columns=needed,
+        # Ids and labels stay as they are written: 007 is not 7.
+        column_types=dict.fromkeys(text, pa.string()),
+        strings_can_be_null=True,
+        null_values=[""],
+        quoted_strings_can_be_null=True,
+    )
+    with storage.told(uri), filesystem.open_input_stream(path) as stream:
+        return pacsv.read_csv(stream, parse_options=_parse_options(uri), convert_options=convert)
+
+
+def _csv_names(uri: str) -> list[str]:
+    filesystem, path = storage.resolve(uri)
+    with storage.told(uri), filesystem.open_input_stream(path) as stream:
+        return list(pacsv.open_csv(stream, parse_options=_parse_options(uri)).schema.names)
+
+
+def _parse_options(uri: str) -> pacsv.ParseOptions:
+    return pacsv.ParseOptions(delimiter="\t" if uri.lower().endswith(".tsv") else ",", newlines_in_values=True)
+
+
+def _read_parquet(uri: str, needed: list[str]) -> pa.Table:
+    filesystem, path = storage.resolve(uri)
+    with storage.told(uri), filesystem.open_input_file(path) as file, pq.ParquetFile(file) as parquet:
+        return parquet.read(columns=needed, use_threads=False)
+
+
+def _parquet_names(uri: str) -> list[str]:
+    filesystem, path = storage.resolve(uri)
+    with storage.told(uri), filesystem.open_input_file(path) as file, pq.ParquetFile(file) as parquet:
+        return list(parquet.schema_arrow.names)
+
+
+def _places(number: int, uri: str) -> dict[str, pa.Array]:
+    """File, row group and offset in it of every row."""
+    filesystem, path = storage.resolve(uri)
+    with storage.told(uri), filesystem.open_input_file(path) as file, pq.ParquetFile(file) as parquet:
+        counts = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
+    offsets = [np.arange(count, dtype=np.int64) for count in counts]
+    return {
+        FILE: pa.array(np.full(sum(counts), number, np.int32)),
+        GROUP: pa.array(np.repeat(np.arange(len(counts), dtype=np.int32), counts)),
+        OFFSET: pa.array(np.concatenate([np.empty(0, np.int64), *offsets])),
+    }
+
+
+def _check_there(wanted: Sequence[str], names: Sequence[str], uri: str) -> None:
+    missing = [name for name in dict.fromkeys(wanted) if name not in names]
+    if missing:
+        close = difflib.get_close_matches(missing[0], names, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise DatasetError(
+            f"{uri} has no column {', '.join(repr(name) for name in missing)}; its columns are "
+            f"{', '.join(names)}.{hint} Name the columns in source.columns."
+        )
+    if len(set(names)) < len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise DatasetError(f"{uri} has the column {', '.join(twice)} more than once.")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300].rstrip(".")

@@ -1,0 +1,145 @@
+"""Preparing on Ray: piles of real files, any number of CPUs, and runs that are killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from cnnjob import storage
+from cnnjob.data.manifest import read_manifest
+from cnnjob.data.rows import read_rows
+from pipelines import prepare
+from pipelines.console import Console
+from tests.piles import FASHION, config_of, pixels, write_cifar10, write_folder
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+ROOT = Path(__file__).parents[2]
+KINDS = ("png", "jpeg", "gif", "webp", "bmp", "tiff")
+
+
+@pytest.fixture(scope="module")
+def pile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three thousand files of six formats and three classes, and some that are no images."""
+    root = tmp_path_factory.mktemp("pile")
+    write_folder(root, {"ant": 1000, "bee": 1200, "cat": 800}, size=(20, 24), kinds=KINDS)
+    for number in range(9):
+        (root / "ant" / f"bad-{number}.png").write_bytes(b"" if number % 3 else b"not an image")
+    return root
+
+
+@pytest.mark.skipif(not FASHION.is_dir(), reason="needs Debian's package dataset-fashion-mnist")
+def test_fashion_mnist_is_prepared_whole(shared_ray: str, console: Console, tmp_path: Path) -> None:
+    """All 70,000 pictures of Debian's package: the test as given, statistics as numpy's over the training rows."""
+    source = {"kind": "idx", "uri": str(FASHION)}
+    config = config_of(tmp_path / "set", source=source, split={"method": "given"}, image={"resize": "pad"})
+    result = prepare.run(config, console)
+    assert result.rows["test"] == 10_000
+    assert result.rows["train"] + result.rows["val"] == 60_000
+    assert result.refused == {}
+    manifest = read_manifest(config.output)
+    train = manifest.splits["train"]
+    images = read_rows(config.output, train, 0, train.rows, manifest.image.shape).images.astype(np.float64) / 255
+    assert np.abs(images.mean(axis=(0, 2, 3)) - manifest.statistics.mean).max() < 1e-12
+    assert np.abs(images.std(axis=(0, 2, 3)) - manifest.statistics.std).max() < 1e-12
+    assert manifest.splits["test"].class_counts == (1000,) * 10
+    assert not prepare.run(config, console).created
+
+
+def test_cifar_is_prepared(shared_ray: str, console: Console, tmp_path: Path) -> None:
+    """Files in CIFAR's layout end with their own colors and labels, under the names of the batches."""
+    images, labels = pixels(500, 32, 32, 3), [k % 10 for k in range(500)]
+    write_cifar10(tmp_path / "cifar", images, labels, per_batch=100)
+    source = {"kind": "cifar", "uri": str(tmp_path / "cifar")}
+    config = config_of(tmp_path / "set", source=source, split={"method": "given", "val": 0.0})
+    prepare.run(config, console)
+    manifest = read_manifest(config.output)
+    rows = read_rows(config.output, manifest.splits["train"], 0, 400, manifest.image.shape)
+    for name, image, label in zip(rows.ids, rows.images, rows.labels, strict=True):
+        number = int(name.removeprefix("train/"))
+        assert label == labels[number]
+        assert np.array_equal(image, images[number].transpose(2, 0, 1))
+    assert manifest.class_names[0] == "airplane"
+
+
+def run(conf: Path, cpus: int, **options: object) -> "subprocess.CompletedProcess[str]":
+    """`cnnjob prepare` in a process of its own on so many CPUs."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    available = sorted(os.sched_getaffinity(0))
+    return subprocess.run(
+        [sys.executable, "-m", "pipelines", "prepare", str(conf), "--json"],
+        cwd=conf.parent,
+        env={**environment, "PYTHONPATH": str(ROOT)},
+        preexec_fn=lambda: os.sched_setaffinity(0, available[:cpus]),
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+        **options,  # type: ignore[call-overload]
+    )
+
+
+def write_conf(folder: Path, pile: Path, output: str) -> Path:
+    """A conf that prepares the pile."""
+    folder.mkdir(exist_ok=True)
+    text = (
+        f"output: {output}\nsource: {{kind: folder, uri: {pile}}}\n"
+        "image: {height: 16, width: 16, resize: fit_pad}\nshards: {target_bytes: 400000}\n"
+    )
+    (folder / "prepare.yaml").write_text(text)
+    return folder / "prepare.yaml"
+
+
+def test_one_or_two_cpus_give_the_same_files(pile: Path, tmp_path: Path) -> None:
+    """A folder of thousands of files in six formats: the same bytes on 1 and on 2 CPUs, every file accounted for."""
+    results = []
+    for cpus in (1, 2):
+        ended = run(write_conf(tmp_path / str(cpus), pile, "set"), cpus)
+        assert ended.returncode == 0, ended.stderr
+        results.append(json.loads(ended.stdout))
+    assert results[0]["fingerprint"] == results[1]["fingerprint"]
+    assert sum(results[0]["rows"].values()) == 3000
+    assert results[0]["refused"] == {"empty": 6, "not_an_image": 3}
+    one, two = (tmp_path / cpus / "set" for cpus in ("1", "2"))
+    names = storage.list_files(str(one))
+    assert len(names) > 8
+    assert names == storage.list_files(str(two))
+    assert all((one / name).read_bytes() == (two / name).read_bytes() for name in names)
+
+
+@pytest.mark.parametrize("moment", ["staging", "writing"])
+def test_a_killed_run_leaves_nothing_that_looks_finished(pile: Path, tmp_path: Path, moment: str) -> None:
+    """Killed while it decodes or writes, a run leaves no data set; the next one finishes and cleans up."""
+    conf = write_conf(tmp_path / "job", pile, "set")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipelines", "prepare", str(conf)],
+        cwd=conf.parent,
+        env={**environment, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    pattern = {"staging": "rows/*.arrow", "writing": "dataset/train/*.parquet"}[moment]
+    deadline = time.monotonic() + 120
+    while not list(conf.parent.glob(f".set.tmp-*/{pattern}")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (conf.parent / "set").exists()
+    ended = run(conf, 2)
+    assert ended.returncode == 0, ended.stderr
+    result = json.loads(ended.stdout)
+    assert sum(result["rows"].values()) == 3000
+    assert sorted(path.name for path in conf.parent.iterdir()) == ["prepare.yaml", "set"]
+    paths = [shard.path for split in read_manifest(result["dataset"]).splits.values() for shard in split.shards]
+    assert sum(pq.read_metadata(conf.parent / "set" / path).num_rows for path in paths) == 3000

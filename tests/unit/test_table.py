@@ -1,0 +1,224 @@
+import os
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cnnjob.data.decode import Refusal
+from cnnjob.data.sources.open import open_source
+from cnnjob.errors import ConfigError, DatasetError
+from cnnjob.schema import GIVEN, ID, LABEL
+from tests.piles import contents, listing_of, source_config
+
+
+@pytest.fixture
+def pile(tmp_path):
+    """Six files, to be named by tables."""
+    (tmp_path / "images").mkdir()
+    for number in range(6):
+        (tmp_path / "images" / f"{number}.bin").write_bytes(f"content {number}".encode())
+    return tmp_path
+
+
+def write_csv(folder, text: str, name: str = "table.csv"):
+    (folder / name).write_text(text)
+    return folder / name
+
+
+def write_parquet(path, row_group_size: int = 1000, **columns):
+    pq.write_table(pa.table(columns), path, row_group_size=row_group_size)
+    return path
+
+
+def refused(values: dict) -> dict[str, str]:
+    return {name: value.reason for name, value in values.items() if isinstance(value, Refusal)}
+
+
+def test_a_csv_names_files(pile):
+    """Rows are named by their id column, else by their URI; relative URIs are below the table's folder."""
+    absolute = pile / "images" / "1.bin"
+    table = write_csv(pile, f"uri,label\nimages/0.bin,cat\n{absolute},dog\nfile://{absolute},cat\n")
+    listing = listing_of(source_config("manifest", table))
+    assert listing.class_names == ("cat", "dog")
+    assert contents(listing) == {
+        "images/0.bin": b"content 0",
+        str(absolute): b"content 1",
+        f"file://{absolute}": b"content 1",
+    }
+    table = write_csv(pile, "id,uri,label\n007,images/0.bin,cat\n7,images/1.bin,dog\n")
+    assert contents(listing_of(source_config("manifest", table))) == {"007": b"content 0", "7": b"content 1"}
+
+
+def test_columns_are_configurable(pile):
+    """Every column may have another name; keys are carried with their types."""
+    table = write_csv(
+        pile, "sku,file,kind,price,when\n12,images/0.bin,cat,1.5,2026-01-31\n13,images/1.bin,dog,2,2026-02-01\n"
+    )
+    columns = {"id": "sku", "uri": "file", "label": "kind", "keys": ["price", "when"]}
+    listing = listing_of(source_config("manifest", table, columns=columns))
+    assert [field.type for field in listing.keys] == [pa.float64(), pa.date32()]
+    assert listing.rows.column("price").to_pylist() == [1.5, 2.0]
+    assert listing.rows.column(ID).to_pylist() == ["12", "13"]
+
+
+def test_parquet_holds_encoded_bytes(pile):
+    """Bytes inside a Parquet table are read row by row, over row groups and files; a missing image is its row's own."""
+    folder = pile / "parts"
+    folder.mkdir()
+    write_parquet(
+        folder / "a.parquet",
+        3,
+        id=[f"a{k}" for k in range(10)],
+        image=[b"%d" % k for k in range(10)],
+        label=[k % 2 for k in range(10)],
+    )
+    write_parquet(folder / "b.parquet", 4, id=["b0", "b1"], image=[b"x", None], label=[0, 1])
+    listing = listing_of(source_config("manifest", folder, columns={"image": "image"}))
+    found = contents(listing)
+    assert refused(found) == {"b1": "empty"}
+    assert {name: value for name, value in found.items() if name != "b1"} == {f"a{k}": b"%d" % k for k in range(10)} | {
+        "b0": b"x"
+    }
+    assert listing.runs == (3, 3, 3, 1, 2)
+
+
+def test_rows_inside_a_table_are_read_from_any_place(pile):
+    """A unit in the middle of a row group gets its own rows."""
+    path = write_parquet(
+        pile / "t.parquet",
+        5000,
+        id=[str(k) for k in range(3000)],
+        image=[b"%d" % k for k in range(3000)],
+        label=[k % 2 for k in range(3000)],
+    )
+    listing = listing_of(source_config("manifest", path, columns={"image": "image"}))
+    rows = listing.rows.slice(1111, 700)
+    assert list(listing.reader.read(rows)) == [b"%d" % k for k in range(1111, 1811)]
+
+
+def test_structs_with_bytes_are_images(pile):
+    """A column of structs with a field `bytes`, as Hugging Face writes it, is read."""
+    path = write_parquet(
+        pile / "t.parquet",
+        id=["a", "b"],
+        image=[{"bytes": b"1", "path": None}, {"bytes": b"2", "path": "x"}],
+        label=[0, 1],
+    )
+    assert contents(listing_of(source_config("manifest", path, columns={"image": "image"}))) == {"a": b"1", "b": b"2"}
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "class_names", "expected"),
+    [
+        (["dog", "cat", None], None, ("cat", "dog"), [1, 0, None]),
+        (["dog", "cow", "cat"], ["dog", "cat"], ("dog", "cat"), [0, None, 1]),
+        ([2, 0, None], None, ("0", "1", "2"), [2, 0, None]),
+        (["2", "0", "1"], ["a", "b", "c"], ("a", "b", "c"), [2, 0, 1]),
+        (["10", "2", "0"], ["0", "2", "10"], ("0", "2", "10"), [2, 1, 0]),
+        (["01", "02", "01"], None, ("01", "02"), [0, 1, 0]),
+    ],
+)
+def test_labels_are_names_or_numbers(pile, labels, names, class_names, expected):
+    """Text is a class name, numbers count from 0, an unknown or missing one is no class."""
+    path = write_parquet(pile / "t.parquet", uri=["a", "b", "c"], label=labels)
+    listing = listing_of(source_config("manifest", path, class_names=names))
+    assert listing.class_names == class_names
+    assert listing.rows.column(LABEL).to_pylist() == expected
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "words"),
+    [
+        ([0, 3], ["a", "b"], "row 1 has 3, and there are 2 classes"),
+        ([-1, 3], None, "row 0 has -1"),
+        ([0, 20260131], None, "out of range"),
+        ([0.5, 1.0], None, "double"),
+        ([None, None], None, "no row has a label"),
+    ],
+)
+def test_labels_out_of_range_are_refused(pile, labels, names, words):
+    """Numbers that name no class, and values that are no labels, are the user's mistake."""
+    path = write_parquet(pile / "t.parquet", uri=["a", "b"], label=labels)
+    with pytest.raises(DatasetError, match=words):
+        listing_of(source_config("manifest", path, class_names=names))
+
+
+def test_given_splits_are_a_column(pile):
+    """With the method given, a column says the split; another word is refused with its row."""
+    text = "uri,label,split\na,x,train\nb,y,val\nc,x,test\n"
+    listing = listing_of(source_config("manifest", write_csv(pile, text), method="given"))
+    assert listing.rows.column(GIVEN).to_pylist() == [0, 1, 2]
+    with pytest.raises(DatasetError, match="row 1 has the split 'eval'"):
+        listing_of(source_config("manifest", write_csv(pile, text.replace("val", "eval")), method="given"))
+
+
+def test_a_missing_column_is_told_with_those_there(pile):
+    """A column that is not there: its name, the columns that are, and the one that was meant."""
+    table = write_csv(pile, "uri,lable\na,x\n")
+    with pytest.raises(DatasetError, match=r"no column 'label'; its columns are uri, lable\. Did you mean 'lable'"):
+        listing_of(source_config("manifest", table))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("t.csv", b"uri,label\na,b,c\n", "cannot be read as a table"),
+        ("t.csv", b"", "cannot be read as a table"),
+        ("t.csv", b"uri,label\n", "has no rows"),
+        ("t.csv", b"uri,label\n\xff\xfe,b\n", "cannot be read as a table"),
+        ("t.parquet", b"PAR1 and nothing else PAR1", "cannot be read as a table"),
+        ("t.json", b"{}", "should end in"),
+        ("t.csv", b"uri,label\n,cat\n", "rows without an id"),
+    ],
+)
+def test_damaged_tables_are_refused(pile, name, content, words):
+    """What is no table, has no rows, or has rows without a name is one clear mistake."""
+    (pile / name).write_bytes(content)
+    with pytest.raises(DatasetError, match=words):
+        listing_of(source_config("manifest", pile / name))
+
+
+def test_files_that_are_not_there_cost_their_rows(pile):
+    """A URI that leads nowhere, or none, is its row's own refusal."""
+    table = write_csv(pile, "id,uri,label\n1,images/0.bin,cat\n2,images/9.bin,dog\n3,,cat\n")
+    assert refused(contents(listing_of(source_config("manifest", table)))) == {"2": "gone", "3": "gone"}
+
+
+def test_the_digest_follows_rows_and_files(pile):
+    """Another row, or a file that was written to, is another input."""
+    table = write_csv(pile, "uri,label\nimages/0.bin,cat\nimages/1.bin,dog\n")
+    config = source_config("manifest", table)
+    digests = [open_source(config).digest(), open_source(config).digest()]
+    os.utime(pile / "images" / "1.bin", ns=(5, 5))
+    digests.append(open_source(config).digest())
+    write_csv(pile, "uri,label\nimages/0.bin,cat\nimages/1.bin,cat\n")
+    digests.append(open_source(config).digest())
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == 3
+
+
+def test_config_mistakes_are_told_together(tmp_path):
+    """Two sources of images, a key that is taken and missing uri are all told at once."""
+    columns = {"uri": "u", "image": "i", "keys": ["label", "a", "a"]}
+    with pytest.raises(ConfigError) as told:
+        source_config("manifest", "x", columns=columns, class_names=["a", "a"], method="hash")
+    text = str(told.value)
+    assert "both are given" in text
+    assert "'label' in keys" in text
+    assert "at least two names" in text
+
+
+def test_large_units_follow_row_groups(pile):
+    """Rows of one row group that are apart are found by their offsets."""
+    path = write_parquet(
+        pile / "t.parquet",
+        100,
+        id=[str(k) for k in range(400)],
+        image=[b"%d" % k for k in range(400)],
+        label=[k % 2 for k in range(400)],
+    )
+    listing = listing_of(source_config("manifest", path, columns={"image": "image"}))
+    chosen = np.array([3, 50, 99, 100, 250, 399])
+    found = list(listing.reader.read(listing.rows.take(chosen)))
+    assert found == [b"%d" % k for k in chosen]
