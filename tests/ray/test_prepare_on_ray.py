@@ -6,17 +6,25 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from cnnjob import storage
+from cnnjob.data import job
 from cnnjob.data.manifest import read_manifest
 from cnnjob.data.rows import read_rows
+from cnnjob.errors import JobError
+from cnnjob.progress import Silent
+from cnnjob.schema import ID
 from pipelines import prepare
 from pipelines.console import Console
+from tests.helpers import PictureSource, prepare_config
 from tests.piles import FASHION, config_of, pixels, write_cifar10, write_folder
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -67,6 +75,29 @@ def test_cifar_is_prepared(shared_ray: str, console: Console, tmp_path: Path) ->
         assert label == labels[number]
         assert np.array_equal(image, images[number].transpose(2, 0, 1))
     assert manifest.class_names[0] == "airplane"
+
+
+class DeadlySource(PictureSource):
+    """One of its pictures takes the process with it that reads it."""
+
+    def read(self, rows: pa.Table) -> Iterator[np.ndarray]:
+        """The contents of listed rows."""
+        if "row-7" in rows.column(ID).to_pylist():
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield from super().read(rows)
+
+
+def test_a_picture_that_kills_its_process_is_named(shared_ray: str, tmp_path: Path) -> None:
+    """A task that dies with its process is tried a few times; then the job ends, says which, and keeps the others'."""
+    config = prepare_config(tmp_path / "set", size=(8, 8))
+    with (
+        mock.patch.object(job, "ROWS_PER_UNIT", 10),
+        pytest.raises(JobError, match="rows 0 to 9 of the listing killed its process 3 times"),
+        job.begin(config, DeadlySource(40), Silent()) as begun,
+    ):
+        job.run(begun, Silent())
+    assert not (tmp_path / "set").exists()
+    assert len(list(tmp_path.glob(".set.tmp-*/rows/*.arrow"))) == 3
 
 
 def run(conf: Path, cpus: int, **options: object) -> "subprocess.CompletedProcess[str]":
