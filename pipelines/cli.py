@@ -133,32 +133,52 @@ def demo(
 @app.command()
 def trace(
     conf: Annotated[Path | None, typer.Option("--config", help="Take the net from a train conf.")] = None,
-    preset: Annotated[str, typer.Option(help="Take a preset.")] = "default",
-    shape: Annotated[str, typer.Option(help="Channels x height x width of an image.")] = "3x32x32",
-    classes: Annotated[int, typer.Option(help="Number of classes.")] = 10,
+    preset: Annotated[str | None, typer.Option(help="Take a preset: default, simple, net or cnn64.")] = None,
+    model: Annotated[str | None, typer.Option(help="Take a registered model, such as models:/NAME@champion.")] = None,
+    tracking: Tracking = "tracking",
+    shape: Annotated[str | None, typer.Option(help="Channels x height x width of an image.")] = None,
+    classes: Annotated[int | None, typer.Option(help="Number of classes.")] = None,
+    image: Annotated[str | None, typer.Option(help="Run one picture, and show what each layer makes of it.")] = None,
+    png: Annotated[Path, typer.Option(help="Where the picture's maps are drawn.")] = Path("feature_maps.png"),
     sets: Sets = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Show a net stage by stage: shapes, parameters, work."""
+    """Show a net stage by stage: shapes, parameters, work; with --image, a picture on its way through it."""
 
     def job(console: Console) -> object:
-        from cnnjob.config import kinds
-        from cnnjob.config.load import load_config
-        from cnnjob.config.train import ModelConfig
         from pipelines import trace as job
 
+        if sum(given is not None for given in (conf, preset, model)) > 1:
+            raise UserError("--config, --preset and --model each name a net; give one of them")
         if sets and conf is None:
             raise UserError("--set overrides keys of a train conf; give the conf with --config")
-        if conf:
-            model = kinds.load("train", conf, sets or ()).model
+        if model is not None:
+            if shape is not None or classes is not None:
+                raise UserError("a registered model has its own shape and classes; leave --shape and --classes out")
+            net, bundle = job.of_model(model, tracking)
         else:
-            model = load_config(ModelConfig, {"preset": preset}, where="--preset")
-        result = job.run(model, _shape(shape), classes)
+            net, bundle = _net(conf, preset, sets or (), shape, classes), None
+        result = job.run(net, image=image, bundle=bundle, png=png, console=console)
         job.show(result, console)
         return result
 
     run_command(job, as_json=json, debug=debug)
+
+
+def _net(conf: Path | None, preset: str | None, sets: Sequence[str], shape: str | None, classes: int | None) -> Any:
+    """The net of a conf or a preset, on images as given, else as the preset is usually drawn with."""
+    from cnnjob.config import kinds
+    from cnnjob.config.load import load_config
+    from cnnjob.config.train import ModelConfig
+    from cnnjob.models.presets import PRESETS, net_for
+
+    if conf:
+        model = kinds.load("train", conf, sets).model
+    else:
+        model = load_config(ModelConfig, {"preset": preset or "default"}, where="--preset")
+    usual = PRESETS[model.preset or "default"]
+    return net_for(model, _shape(shape) if shape else usual.shape, classes or usual.num_classes)
 
 
 @app.command()

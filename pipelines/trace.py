@@ -1,25 +1,137 @@
-"""``cnnjob trace``: a net, stage by stage, by arithmetic alone."""
+"""``cnnjob trace``: a net, stage by stage, by arithmetic alone; with a picture, what each layer makes of it."""
 
+import dataclasses
 import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from cnnjob.config.train import ModelConfig
-from cnnjob.models.presets import net_for
-from cnnjob.models.trace import Trace, trace
+from cnnjob import storage
+from cnnjob.config.base import absolute
+from cnnjob.config.prepare import ImageConfig, LimitsConfig
+from cnnjob.errors import UserError
+from cnnjob.models.presets import net_of
+from cnnjob.models.spec import Net, Stage
+from cnnjob.models.trace import trace
 from pipelines.console import Console
 
+if TYPE_CHECKING:
+    from cnnjob.models.bundle import Bundle
+
 BATCH = 1000
+BAR_WIDTH = 40
+SHOWN_CLASSES = 10
 
 
-def run(model: ModelConfig, shape: tuple[int, int, int], num_classes: int) -> Trace:
-    """Trace the net of a config on images of ``shape``."""
-    return trace(net_for(model, shape, num_classes))
+@dataclass(frozen=True)
+class LayerRange:
+    """What one layer makes of the picture: shape, smallest, mean and largest value."""
+
+    name: str
+    shape: tuple[int, ...]
+    smallest: float
+    mean: float
+    largest: float
 
 
-def show(result: Trace, console: Console) -> None:
-    """The stages as a table, shapes for a batch of 1000."""
+@dataclass(frozen=True)
+class TraceResult:
+    """What ``cnnjob trace --json`` prints.
+
+    Attributes:
+        stages: In logical order.
+        parameters: Trained numbers in all.
+        flops: Of one image.
+        layers: With a picture: what each layer makes of it.
+        probabilities: With a picture: by class, largest first.
+        png: With a picture: where the maps are drawn.
+    """
+
+    stages: tuple[Stage, ...]
+    parameters: int
+    flops: int
+    layers: tuple[LayerRange, ...] = ()
+    probabilities: dict[str, float] = dataclasses.field(default_factory=dict)
+    png: str | None = None
+
+
+def of_model(uri: str, tracking: str) -> tuple[Net, "Bundle"]:
+    """The net of a registered model, and its bundle."""
+    from cnnjob.tracking.registry import resolve
+    from cnnjob.tracking.server import connect
+
+    bundle = resolve(connect(absolute(tracking)), uri).bundle
+    return net_of(bundle.description.architecture), bundle
+
+
+def run(net: Net, *, image: str | None, bundle: "Bundle | None", png: Path, console: Console) -> TraceResult:
+    """Trace a net; with a picture, run it, with the bundle's weights or untrained ones, and draw the maps."""
+    found = trace(net)
+    result = TraceResult(found.stages, found.parameters, found.flops)
+    if image is None:
+        return result
+    return _with_picture(result, net, image, bundle, png, console)
+
+
+def _with_picture(
+    result: TraceResult, net: Net, image: str, bundle: "Bundle | None", png: Path, console: Console
+) -> TraceResult:
+    from safetensors.torch import load
+
+    from cnnjob.data.decode import Refusal
+    from cnnjob.data.formats.encoded import decode
+    from cnnjob.models.bundle import SAFETENSORS
+    from cnnjob.models.cnn import build
+    from cnnjob.models.feature_maps import draw_feature_maps
+    from cnnjob.models.layers import layers
+
+    limits, form = LimitsConfig(), _form(net, bundle)
+    try:
+        content = storage.read_bounded(image, limits.max_bytes)
+    except FileNotFoundError as error:
+        raise UserError(f"--image {image} does not exist; give the path or URI of a picture") from error
+    pixels = decode(content, form, limits)
+    if isinstance(pixels, Refusal):
+        raise UserError(f"--image {image} cannot be used: {pixels.reason}, {pixels.detail}")
+    channels = net.shape[0]
+    module = build(net, [0.5] * channels, [0.25] * channels, seed=0)
+    if bundle is None:
+        console.note("These are untrained weights (seed 0); give --model for those of a registered model")
+        class_names = tuple(str(number) for number in range(net.num_classes))
+    else:
+        module.load_state_dict(load(bundle.files[SAFETENSORS]))
+        class_names = bundle.description.class_names
+    found = layers(module, pixels)
+    storage.write_bytes(str(png.absolute()), draw_feature_maps(found, class_names))
+    ranges = tuple(
+        LayerRange(
+            layer.name,
+            layer.values.shape,
+            float(layer.values.min()),
+            float(layer.values.mean()),
+            float(layer.values.max()),
+        )
+        for layer in found
+    )
+    shares = sorted(zip(class_names, found[-1].values.tolist(), strict=True), key=lambda pair: -pair[1])
+    return dataclasses.replace(result, layers=ranges, probabilities=dict(shares), png=str(png.absolute()))
+
+
+def _form(net: Net, bundle: "Bundle | None") -> ImageConfig:
+    """The canonical form of the model's data set; without a model, whatever fits the net."""
+    if bundle is not None:
+        known = {name: value for name, value in bundle.description.image.items() if name in ImageConfig.model_fields}
+        return ImageConfig.model_validate({**known, "storage": "packed"})
+    channels, height, width = net.shape
+    return ImageConfig(color="gray" if channels == 1 else "rgb", height=height, width=width, resize="fit_pad")
+
+
+def show(result: TraceResult, console: Console) -> None:
+    """The stages as a table, shapes for a batch of 1000; the layers of a picture, and bars of its probabilities."""
     rows = [
         [
             stage.name,
+            stage.does,
             _shape((BATCH, *stage.shape_in)),
             _shape((BATCH, *stage.shape_out)),
             stage.parameters,
@@ -27,9 +139,18 @@ def show(result: Trace, console: Console) -> None:
         ]
         for stage in result.stages
     ]
-    console.table(["stage", "in", "out", "parameters", "MFLOP an image"], rows)
+    console.table(["stage", "what it does", "in", "out", "parameters", "MFLOP an image"], rows)
     largest = max(math.prod(stage.shape_out) for stage in result.stages)
     console.say(f"{result.parameters:,} parameters, {result.flops / 1e6:.2f} MFLOP an image, largest map {largest:,}")
+    if not result.layers:
+        return
+    ranges = [[layer.name, _shape(layer.shape), layer.smallest, layer.mean, layer.largest] for layer in result.layers]
+    console.table(["layer", "shape", "smallest", "mean", "largest"], ranges)
+    shown = list(result.probabilities.items())[:SHOWN_CLASSES]
+    console.table(
+        ["class", "probability", ""], [[name, share, "█" * round(share * BAR_WIDTH)] for name, share in shown]
+    )
+    console.say(f"The maps are drawn in {result.png}")
 
 
 def _shape(shape: tuple[int, ...]) -> str:

@@ -39,12 +39,19 @@ class NetConfig(Config):
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Share of each hidden layer's outputs that is dropped in training."""
 
+    flatten_features: int | None = Field(default=None, ge=1)
+    """Length of the vector between the last maps and the first linear layer, to have yours checked; by default
+    computed."""
+
 
 class ModelConfig(Config):
     """Which net: a preset by name, or a spec written out."""
 
-    preset: Literal["default"] | None = None
-    """`default`: two blocks of 3x3 convolutions (16 and 32 filters, padding 1, pool 2), one hidden layer of 64."""
+    preset: Literal["default", "simple", "net", "cnn64"] | None = None
+    """`default`: two blocks of 3x3 convolutions (16 and 32 filters, padding 1, pool 2), one hidden layer of 64.
+    `simple`: one block of 8 filters of 3x3, padding 1, pool 2. `net`: one block of 16 filters of 3x3 without padding,
+    pool 2. `cnn64`: two blocks of 5x5 convolutions (10 and 20 filters, no padding, pool 2), one hidden layer of 50,
+    made for 64x64."""
 
     spec: NetConfig | None = None
     """A net of your own, instead of a preset."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from cnnjob.models.spec import Net, flatten_features
+from cnnjob.models.spec import Net, features_of
 
 PIXEL_MAX = 255.0
 
@@ -77,7 +77,7 @@ def _features(net: Net) -> list[nn.Module]:
 
 def _head(net: Net) -> list[nn.Module]:
     layers: list[nn.Module] = []
-    features = flatten_features(net)
+    features = features_of(net)
     for width in net.hidden:
         layers += [nn.Linear(features, width), nn.ReLU()]
         if net.dropout > 0:

@@ -6,8 +6,12 @@ shrink to nothing, and names the layer. Names of axes: N images, C channels, H h
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import isqrt
 
 from cnnjob.errors import ModelError
+
+_NORMALIZES = "pixel / 255 (128 becomes 0.502), minus the channel's mean, over its deviation"
+_RECTIFIES = "below 0 becomes 0"
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ class Net:
         blocks: The convolutional part, first to last.
         hidden: Widths of the hidden linear layers, first to last.
         dropout: Share of each hidden layer's outputs dropped in training.
+        flatten_features: Length of the vector after the last map, for people who want theirs checked; None: computed.
     """
 
     shape: tuple[int, int, int]
@@ -46,6 +51,7 @@ class Net:
     blocks: tuple[Block, ...]
     hidden: tuple[int, ...] = ()
     dropout: float = 0.0
+    flatten_features: int | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,7 @@ class Stage:
     Attributes:
         name: What the stage is called, such as ``conv1``.
         kind: input, normalize, conv, relu, pool, flatten, linear or softmax.
+        does: What it does, in a few words.
         shape_in: Shape of one image's values before the stage.
         shape_out: The same after it.
         parameters: Trained numbers in the stage.
@@ -63,6 +70,7 @@ class Stage:
 
     name: str
     kind: str
+    does: str
     shape_in: tuple[int, ...]
     shape_out: tuple[int, ...]
     parameters: int = 0
@@ -73,12 +81,13 @@ def stages(net: Net) -> list[Stage]:
     """The stages in logical order: ReLU before the max-pool, as people draw it.
 
     Raises:
-        ModelError: A map shrinks to nothing, or a size is not positive; the message names the layer.
+        ModelError: A map shrinks to nothing, a size is not positive, or the stated ``flatten_features`` are not those
+            of the maps; the message names the layer.
     """
     return list(_stages(net))
 
 
-def flatten_features(net: Net) -> int:
+def features_of(net: Net) -> int:
     """Length of the vector between the last map and the first linear layer."""
     return next(stage.shape_out[0] for stage in stages(net) if stage.kind == "flatten")
 
@@ -89,20 +98,35 @@ def _stages(net: Net) -> Iterator[Stage]:
     if min(net.shape) < 1 or net.num_classes < 2:  # noqa: PLR2004 - one class is nothing to classify
         raise ModelError(f"a net needs images of at least 1x1x1 and 2 classes, not {net.shape} and {net.num_classes}")
     shape = net.shape
-    yield Stage("input", "input", shape, shape)
-    yield Stage("normalization", "normalize", shape, shape, flops=2 * size)
+    yield Stage("input", "input", "uint8 pixels, 0 to 255", shape, shape)
+    yield Stage("normalization", "normalize", _NORMALIZES, shape, shape, flops=2 * size)
     for number, block in enumerate(net.blocks, start=1):
         for stage in _block(number, block, shape):
             yield stage
             shape = (stage.shape_out[0], stage.shape_out[1], stage.shape_out[2])
     features = shape[0] * shape[1] * shape[2]
-    yield Stage("flatten", "flatten", shape, (features,))
+    _check_stated(net, shape, features)
+    yield Stage("flatten", "flatten", "all maps as one vector", shape, (features,))
     for number, width_out in enumerate(net.hidden, start=1):
         yield _linear(f"linear{number}", features, width_out)
-        yield Stage(f"relu{len(net.blocks) + number}", "relu", (width_out,), (width_out,), flops=width_out)
+        yield Stage(f"relu{len(net.blocks) + number}", "relu", _RECTIFIES, (width_out,), (width_out,), flops=width_out)
         features = width_out
     yield _linear("output", features, net.num_classes)
-    yield Stage("softmax", "softmax", (net.num_classes,), (net.num_classes,), flops=3 * net.num_classes)
+    classes = (net.num_classes,)
+    yield Stage("softmax", "softmax", "probabilities that sum to 1", classes, classes, flops=3 * net.num_classes)
+
+
+def _check_stated(net: Net, maps: tuple[int, int, int], features: int) -> None:
+    stated = net.flatten_features
+    if stated is None or stated == features:
+        return
+    side = isqrt(stated // maps[0])
+    # What was meant is told where it can be: as many square maps as there are.
+    meant = f" ({maps[0]}x{side}x{side})" if maps[0] * side * side == stated else ""
+    raise ModelError(
+        f"flatten_features is {stated}{meant}, but the maps are {maps[0]}x{maps[1]}x{maps[2]} = {features}; "
+        f"state {features}, or leave it out"
+    )
 
 
 def _block(number: int, block: Block, shape: tuple[int, int, int]) -> Iterator[Stage]:
@@ -120,12 +144,13 @@ def _block(number: int, block: Block, shape: tuple[int, int, int]) -> Iterator[S
     yield Stage(
         f"conv{number}",
         "conv",
+        f"{block.filters} filters of {channels}x{kernel}x{kernel}, step {block.stride}, padding {block.padding}",
         shape,
         conv,
         parameters=block.filters * (weights + 1),
         flops=2 * weights * block.filters * out_h * out_w,
     )
-    yield Stage(f"relu{number}", "relu", conv, conv, flops=block.filters * out_h * out_w)
+    yield Stage(f"relu{number}", "relu", _RECTIFIES, conv, conv, flops=block.filters * out_h * out_w)
     if block.pool > 1:
         pooled = (block.filters, out_h // block.pool, out_w // block.pool)
         if min(pooled) < 1:
@@ -133,9 +158,11 @@ def _block(number: int, block: Block, shape: tuple[int, int, int]) -> Iterator[S
                 f"pool{number}: a max-pool of {block.pool}x{block.pool} shrinks maps of {out_h}x{out_w} to nothing; "
                 f"use a smaller pool, more padding or larger images"
             )
-        yield Stage(f"pool{number}", "pool", conv, pooled, flops=block.filters * out_h * out_w)
+        does = f"the largest of each {block.pool}x{block.pool}"
+        yield Stage(f"pool{number}", "pool", does, conv, pooled, flops=block.filters * out_h * out_w)
 
 
 def _linear(name: str, features_in: int, features_out: int) -> Stage:
     parameters = (features_in + 1) * features_out
-    return Stage(name, "linear", (features_in,), (features_out,), parameters, 2 * features_in * features_out)
+    does = f"{features_out} weighted sums of {features_in} values"
+    return Stage(name, "linear", does, (features_in,), (features_out,), parameters, 2 * features_in * features_out)

@@ -10,7 +10,7 @@ from torch import nn
 
 from cnnjob.errors import ModelError
 from cnnjob.models.cnn import build
-from cnnjob.models.spec import Block, Net, Stage, flatten_features, stages
+from cnnjob.models.spec import Block, Net, Stage, features_of, stages
 from cnnjob.models.trace import trace
 
 blocks = st.builds(
@@ -88,7 +88,7 @@ def test_stages_fit_together(net):
     assert all(before.shape_out == after.shape_in for before, after in pairwise(found))
     assert all(math.prod(stage.shape_out) > 0 for stage in found)
     last = next(stage for stage in reversed(found) if len(stage.shape_out) == 3)
-    assert flatten_features(net) == math.prod(last.shape_out)
+    assert features_of(net) == math.prod(last.shape_out)
 
 
 @given(nets)

@@ -1,11 +1,14 @@
+import json
+import re
+from dataclasses import asdict
 from itertools import pairwise
 
 import pytest
 
 from cnnjob.config.train import BlockConfig, ModelConfig, NetConfig
 from cnnjob.errors import ModelError
-from cnnjob.models.presets import net_for
-from cnnjob.models.spec import Block, Net, flatten_features, stages
+from cnnjob.models.presets import PRESETS, net_for, net_of
+from cnnjob.models.spec import Block, Net, features_of, stages
 from cnnjob.models.trace import trace
 
 DEFAULT = net_for(ModelConfig(preset="default"), (3, 32, 32), 10)
@@ -14,7 +17,7 @@ DEFAULT = net_for(ModelConfig(preset="default"), (3, 32, 32), 10)
 def test_default_net_has_its_parameters():
     """The default preset on 3x32x32 and 10 classes has 136,874 parameters and flattens to 2048 features."""
     assert trace(DEFAULT).parameters == 136_874
-    assert flatten_features(DEFAULT) == 2048
+    assert features_of(DEFAULT) == 2048
 
 
 def test_default_net_has_its_shapes():
@@ -76,6 +79,52 @@ def test_impossible_nets_name_the_layer(blocks, layer):
     """A net whose maps shrink to nothing is refused, naming the first layer that does not fit."""
     with pytest.raises(ModelError, match=f"^{layer}: "):
         stages(Net((3, 8, 8), 10, blocks))
+
+
+@pytest.mark.parametrize(
+    ("preset", "shape", "classes", "features", "parameters"),
+    [
+        ("default", (3, 32, 32), 10, 2048, 136_874),
+        ("simple", (3, 32, 32), 10, 8 * 16 * 16, (27 + 1) * 8 + 2049 * 10),
+        ("net", (3, 32, 32), 10, 16 * 15 * 15, (27 + 1) * 16 + 3601 * 10),
+        ("cnn64", (3, 64, 64), 5, 20 * 13 * 13, 76 * 10 + 251 * 20 + 3381 * 50 + 51 * 5),
+    ],
+)
+def test_presets_have_their_sizes(preset, shape, classes, features, parameters):
+    """Each preset on the images it is drawn with has the flatten size and the parameters that follow by hand."""
+    assert (PRESETS[preset].shape, PRESETS[preset].num_classes) == (shape, classes)
+    net = net_for(ModelConfig(preset=preset), shape, classes)
+    assert features_of(net) == features
+    assert trace(net).parameters == parameters
+
+
+@pytest.mark.parametrize(
+    ("preset", "shape", "stated", "words"),
+    [
+        ("cnn64", (3, 64, 64), 20 * 12 * 12, "flatten_features is 2880 (20x12x12), but the maps are 20x13x13 = 3380"),
+        ("cnn64", (3, 64, 64), 20 * 14 * 14, "flatten_features is 3920 (20x14x14), but the maps are 20x13x13 = 3380"),
+        ("default", (3, 32, 32), 2047, "flatten_features is 2047, but the maps are 32x8x8 = 2048"),
+    ],
+)
+def test_a_wrong_flatten_size_is_told_with_the_right_one(preset, shape, stated, words):
+    """A stated flatten size that is not that of the maps is refused with both products."""
+    blocks = PRESETS[preset].blocks
+    with pytest.raises(ModelError, match=re.escape(words)):
+        stages(Net(shape, 5, blocks, flatten_features=stated))
+    assert stages(Net(shape, 5, blocks, flatten_features=features_of(Net(shape, 5, blocks))))
+
+
+def test_a_convolution_without_padding_shrinks_the_maps():
+    """Ten maps stated as 32x32 are 31x31 after a 3x3 convolution without padding on 64x64; the error says so."""
+    spec = NetConfig(blocks=(BlockConfig(filters=10, pool=2),), flatten_features=10 * 32 * 32)
+    with pytest.raises(ModelError, match=r"10240 \(10x32x32\), but the maps are 10x31x31 = 9610"):
+        stages(net_for(ModelConfig(spec=spec), (3, 64, 64), 5))
+
+
+def test_a_described_net_is_the_net():
+    """What a bundle keeps of a net, through JSON, is the same net."""
+    net = net_for(ModelConfig(preset="cnn64"), (3, 64, 64), 5)
+    assert net_of(json.loads(json.dumps(asdict(net)))) == net
 
 
 @pytest.mark.parametrize(("shape", "classes"), [((0, 8, 8), 10), ((3, 0, 8), 10), ((3, 8, 8), 1)])

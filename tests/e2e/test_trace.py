@@ -1,0 +1,54 @@
+"""`cnnjob trace` as people run it; none of these starts Ray."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import Command
+from tests.piles import encoded, pixels
+
+
+def test_the_thirteen_stages_of_the_default_net(cnnjob: Command) -> None:
+    """Without options: the default net on 3x32x32, 13 stages, 136,874 parameters."""
+    result = cnnjob("trace", "--json").json
+    kinds = [stage["kind"] for stage in result["stages"]]
+    block = ["conv", "relu", "pool"]
+    assert kinds == ["input", "normalize", *block, *block, "flatten", "linear", "relu", "linear", "softmax"]
+    assert result["parameters"] == sum(stage["parameters"] for stage in result["stages"]) == 136_874
+    text = cnnjob("trace").out
+    assert "1000x16x32x32" in text
+    assert "128 becomes 0.502" in text
+
+
+@pytest.mark.parametrize(("preset", "features"), [("simple", 2048), ("net", 3600), ("cnn64", 3380)])
+def test_presets_on_the_images_they_are_drawn_with(cnnjob: Command, preset: str, features: int) -> None:
+    """A preset without a shape is traced on its own."""
+    stages = cnnjob("trace", "--preset", preset, "--json").json["stages"]
+    assert next(stage for stage in stages if stage["kind"] == "flatten")["shape_out"] == [features]
+
+
+def test_a_picture_on_its_way(cnnjob: Command, tmp_path: Path) -> None:
+    """With --image: the layers with their ranges, the probabilities, and the maps as a PNG."""
+    (tmp_path / "picture.png").write_bytes(encoded(pixels(1, 40, 30, 3)[0]))
+    ended = cnnjob("trace", "--image", "picture.png", "--json")
+    assert ended.code == 0, ended.err
+    assert "untrained" in ended.err
+    assert len(ended.json["layers"]) == 8
+    assert abs(sum(ended.json["probabilities"].values()) - 1) < 1e-5
+    assert (tmp_path / "feature_maps.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_cannot_be_traced_is_told(cnnjob: Command, tmp_path: Path) -> None:
+    """An unknown preset, two nets at once, a picture that is none: exit code 2 and nothing written."""
+    (tmp_path / "no.png").write_bytes(b"no picture")
+    for arguments, word in (
+        (("--preset", "huge"), "'huge'"),
+        (("--preset", "net", "--model", "models:/a/1"), "give one of them"),
+        (("--image", "no.png"), "not_an_image"),
+        (("--image", "missing.png"), "does not exist"),
+        (("--preset", "cnn64", "--shape", "3x8x8"), "conv2"),
+    ):
+        ended = cnnjob("trace", *arguments)
+        assert ended.code == 2, ended.err
+        assert word in ended.err
+    assert [path.name for path in tmp_path.iterdir()] == ["no.png"]
