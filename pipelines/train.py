@@ -8,6 +8,8 @@ graph against the net on real rows, and register the bundle.
 
 import dataclasses
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +19,7 @@ from cnnjob.config.load import dump_config
 from cnnjob.config.train import TrainConfig
 from cnnjob.data.manifest import Manifest, read_manifest
 from cnnjob.data.rows import read_rows
+from cnnjob.errors import TrackingError, TrainingError
 from cnnjob.models import bundle as bundles
 from cnnjob.models.bundle import Bundle
 from cnnjob.models.export import check_parity, export_onnx, weights
@@ -26,7 +29,7 @@ from cnnjob.tracking.server import Server, connect
 from cnnjob.training import driver, figures
 from cnnjob.training.order import num_steps
 from cnnjob.training.state import RunState, computing_config, open_run, save_run
-from cnnjob.training.worker import TEST_KEY, TrainJob
+from cnnjob.training.worker import NOT_FINITE_KEY, TEST_KEY, TrainJob
 from cnnjob.versions import git_commit, library_versions
 from pipelines.console import Console
 
@@ -78,11 +81,13 @@ def run(config: TrainConfig, console: Console) -> TrainResult:
         if state is None:
             state = _begin(server, config, manifest, run_folder)
         else:
+            runs.resume_run(server, state.run_id)
             console.note(f"Run {config.name} goes on from its newest checkpoint")
         threads = driver.threads_of(config.cpus_per_worker)
         job = TrainJob(config, manifest, net, run_folder, state.run_id, threads, began)
-        entries = _train(job, server, console)
-    result = _register(job, server, entries, manifest)
+        with _told_to_mlflow(server, state.run_id):
+            entries = _train(job, server, console)
+            result = _register(job, server, entries, manifest)
     save_run(run_folder, dataclasses.replace(state, result=dataclasses.asdict(result)))
     runs.end_run(server, state.run_id, "FINISHED")
     return result
@@ -96,6 +101,21 @@ def show(result: TrainResult, console: Console) -> None:
         f"Registered {result.model_name} version {result.model_version} (epoch {result.best_epoch}): "
         f"test accuracy {result.test['accuracy']:.4f}, loss {result.test['loss']:.4f}, {result.test['rows']:,} rows"
     )
+
+
+@contextmanager
+def _told_to_mlflow(server: Server, run_id: str) -> Iterator[None]:
+    """Where the work ends early, the run in MLflow ends too: FAILED or KILLED, with the reason."""
+    try:
+        yield
+    except Exception as error:
+        with suppress(TrackingError):
+            runs.end_run(server, run_id, "FAILED", reason=str(error))
+        raise
+    except BaseException as error:
+        with suppress(TrackingError):
+            runs.end_run(server, run_id, "KILLED", reason=type(error).__name__)
+        raise
 
 
 def _needs(config: TrainConfig) -> Needs:
@@ -118,6 +138,8 @@ def _train(job: TrainJob, server: Server, console: Console) -> list[dict[str, An
 
     def on_entry(entry: dict[str, Any]) -> None:
         entries.append(entry)
+        if entry["key"] == NOT_FINITE_KEY:
+            return
         if entry["key"] == TEST_KEY:
             values = {"test_loss": entry["loss"], "test_accuracy": entry["accuracy"]}
             step = job.config.num_epochs
@@ -133,7 +155,24 @@ def _train(job: TrainJob, server: Server, console: Console) -> list[dict[str, An
         f"{steps} steps, {job.config.num_workers} workers of {job.threads} thread(s)"
     )
     driver.fit(job, worker_environment(), on_entry)
+    _check_finite(job, entries)
+    epochs = sum(entry["key"] != TEST_KEY for entry in entries)
+    if epochs < job.config.num_epochs:
+        console.note(f"Stopped after epoch {epochs}: none was better for {job.config.early_stopping_epochs} epochs")
     return entries
+
+
+def _check_finite(job: TrainJob, entries: list[dict[str, Any]]) -> None:
+    """Tell a training that left the numbers: nothing of it is registered."""
+    for entry in entries:
+        if entry["key"] == NOT_FINITE_KEY:
+            ranks = ", ".join(str(rank) for rank in entry["ranks"])
+            what = f"the loss on rank {ranks}" if ranks else "the gradient"
+            raise TrainingError(
+                f"training of {job.config.name} stopped: {what} is not finite in epoch {entry['epoch']}, step "
+                f"{entry['step']}. Nothing was registered. Lower optimizer.learning_rate (now "
+                f"{job.config.optimizer.learning_rate:g}) or set optimizer.gradient_clip, and train under another name."
+            )
 
 
 def _register(job: TrainJob, server: Server, entries: list[dict[str, Any]], manifest: Manifest) -> TrainResult:

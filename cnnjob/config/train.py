@@ -72,8 +72,27 @@ class OptimizerConfig(Config):
     schedule: Literal["constant", "cosine", "one_cycle"] = "one_cycle"
     """The learning rate over the run's steps."""
 
+    warmup_share: float | None = Field(default=None, ge=0, le=1)
+    """Share of the run's steps in which the rate rises; by default 0.3 for `one_cycle`, and 0 for the others."""
+
+    gradient_clip: float | None = Field(default=None, gt=0)
+    """Largest norm of the whole gradient of a step; a larger one is scaled down to it."""
+
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
     """Decay of the moving average of the weights, a step; the average is then what is evaluated and registered."""
+
+
+class AugmentConfig(Config):
+    """Random changes of the training pictures, on uint8, each picture by itself."""
+
+    flip: bool = False
+    """Mirror half of the pictures, left to right."""
+
+    shift: int = Field(default=0, ge=0, le=64)
+    """Largest shift in each direction, in pixels; black moves in."""
+
+    cutout: int = Field(default=0, ge=0, le=512)
+    """Side of a square that is made black, in pixels; 0: none."""
 
 
 class TrainConfig(Config):
@@ -93,6 +112,17 @@ class TrainConfig(Config):
 
     global_batch_size: int = Field(default=128, ge=1, le=1_000_000)
     """Images in one optimizer step, over all workers. The last step of an epoch takes what is left."""
+
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Share of each training label that is spread evenly over all classes."""
+
+    class_weights: Literal["none", "balanced"] = "none"
+    """`balanced`: a row of a rare class weighs more in training, in inverse proportion to its class's share."""
+
+    augment: AugmentConfig = Field(default_factory=AugmentConfig)
+
+    early_stopping_epochs: int | None = Field(default=None, ge=1)
+    """End the training after so many epochs without a better one; by default all are run."""
 
     precision: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic of the forward and backward pass; weights and sums stay in float32."""

@@ -10,7 +10,9 @@ from mlflow.exceptions import MlflowException
 
 from cnnjob.tracking.server import Server, asking
 
+REASON_TAG = "cnnjob.ended_because"
 _MAX_PARAM_CHARACTERS = 6000
+_MAX_TAG_CHARACTERS = 5000
 
 
 def ensure_experiment(server: Server, name: str) -> str:
@@ -57,10 +59,17 @@ def log_files(server: Server, run_id: str, files: Mapping[str, bytes]) -> None:
         server.client.log_artifacts(run_id, folder)
 
 
-def end_run(server: Server, run_id: str, status: str) -> None:
-    """End a run: FINISHED, FAILED or KILLED."""
+def end_run(server: Server, run_id: str, status: str, *, reason: str = "") -> None:
+    """End a run: FINISHED, FAILED or KILLED, with the reason as a tag."""
     with asking(server, f"end the run {run_id}"):
+        server.client.set_tag(run_id, REASON_TAG, reason[:_MAX_TAG_CHARACTERS])
         server.client.set_terminated(run_id, status)
+
+
+def resume_run(server: Server, run_id: str) -> None:
+    """Let a run that ended go on."""
+    with asking(server, f"resume the run {run_id}"):
+        server.client.update_run(run_id, status="RUNNING")
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -28,6 +28,29 @@ class EpochSums:
 
 
 @dataclass(frozen=True)
+class Loss:
+    """Cross-entropy of labels that may be smoothed and of classes that may be weighted.
+
+    Attributes:
+        label_smoothing: Share of each label that is spread over all classes.
+        class_weights: float32, one a class, of mean 1 over the training rows; None: all alike.
+    """
+
+    label_smoothing: float = 0.0
+    class_weights: torch.Tensor | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is the cross-entropy that is counted anyway."""
+        return self.label_smoothing == 0 and self.class_weights is None
+
+    def row_sum(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Sum over rows of weight x cross-entropy. A row's smoothed label weighs as its class does."""
+        losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=self.label_smoothing)
+        return losses.sum() if self.class_weights is None else (losses * self.class_weights[labels]).sum()
+
+
+@dataclass(frozen=True)
 class Trainer:
     """What an epoch needs beside its batches.
 
@@ -39,6 +62,8 @@ class Trainer:
         after_step: Called after the update, such as for the moving average.
         device: Where batches go.
         bf16: Forward and loss in bfloat16 where torch holds it safe.
+        loss: What is minimized; what is counted is the plain cross-entropy.
+        gradient_clip: Largest norm of a step's gradient; None: any.
     """
 
     model: nn.Module
@@ -48,6 +73,22 @@ class Trainer:
     after_step: Callable[[int], None]
     device: torch.device
     bf16: bool = False
+    loss: Loss = Loss()
+    gradient_clip: float | None = None
+
+
+class NotFiniteError(Exception):
+    """A step's gradient is not finite; every rank raises it at the same step, since all have the same gradient.
+
+    Attributes:
+        step: Of the epoch, 0 on.
+        loss_is_finite: Whether this rank's own loss was.
+    """
+
+    def __init__(self, step: int, *, loss_is_finite: bool) -> None:
+        super().__init__(f"the gradient of step {step} is not finite")
+        self.step = step
+        self.loss_is_finite = loss_is_finite
 
 
 def train_epoch(trainer: Trainer, batches: Iterable[Batch], *, first_step: int, num_classes: int) -> EpochSums:
@@ -56,6 +97,9 @@ def train_epoch(trainer: Trainer, batches: Iterable[Batch], *, first_step: int, 
     The loss of a step is the sum over this rank's rows x world size / rows of all ranks. DDP averages gradients
     over ranks, so what is applied is exactly the gradient of the mean over the global batch, also where ranks
     have unequally many rows, or none.
+
+    Raises:
+        NotFiniteError: A gradient has an infinite or undefined number; the weights are those before the step.
     """
     trainer.model.train()
     began = time.perf_counter()
@@ -71,8 +115,16 @@ def train_epoch(trainer: Trainer, batches: Iterable[Batch], *, first_step: int, 
         with torch.autocast(trainer.device.type, dtype=torch.bfloat16, enabled=trainer.bf16):
             logits = trainer.model(images)
         row_loss_sum = F.cross_entropy(logits.float(), labels, reduction="sum")
+        minimized = row_loss_sum if trainer.loss.is_plain else trainer.loss.row_sum(logits.float(), labels)
         trainer.optimizer.zero_grad(set_to_none=True)
-        (row_loss_sum * (trainer.world_size / batch.global_rows)).backward()  # type: ignore[no-untyped-call]
+        (minimized * (trainer.world_size / batch.global_rows)).backward()  # type: ignore[no-untyped-call]
+        # After DDP's averaging every rank has the gradient of the global batch, so all clip, and stop, alike.
+        parameters = list(trainer.model.parameters())
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if not bool(torch.isfinite(norm)):
+            raise NotFiniteError(number, loss_is_finite=bool(torch.isfinite(row_loss_sum)))
+        if trainer.gradient_clip is not None:
+            nn.utils.clip_grads_with_norm_(parameters, trainer.gradient_clip, norm)
         trainer.optimizer.step()
         trainer.after_step(first_step + number)
         cells = labels * num_classes + logits.detach().argmax(dim=1)

@@ -1,7 +1,7 @@
 """Optimizers, the learning rate as a function of the step, and the moving average of the weights."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import nn
 from cnnjob.config.train import OptimizerConfig
 
 _SGD_MOMENTUM = 0.9
-_ONE_CYCLE_WARMUP = 0.3
+_WARMUP_SHARES = {"constant": 0.0, "cosine": 0.0, "one_cycle": 0.3}
 _ONE_CYCLE_START = 1 / 25
 _ONE_CYCLE_END = 1 / 1e4
 """Shape of the one-cycle schedule: the defaults of torch.optim.lr_scheduler.OneCycleLR (Smith and Topin, 2017)."""
@@ -42,15 +42,20 @@ def learning_rate(config: OptimizerConfig, step: int, total_steps: int) -> float
     """The learning rate of step ``step`` (0 on) of ``total_steps``: nothing to save, nothing to restore."""
     peak = config.learning_rate
     progress = step / max(1, total_steps - 1)
+    warmup = _WARMUP_SHARES[config.schedule] if config.warmup_share is None else config.warmup_share
+    if progress < warmup:
+        if config.schedule == "one_cycle":
+            return _cosine(peak * _ONE_CYCLE_START, peak, progress / warmup)
+        # The first step moves too: from one step's share of the peak, in a straight line.
+        first = 1 / max(1.0, warmup * (total_steps - 1))
+        return peak * (first + (1 - first) * progress / warmup)
+    rest = (progress - warmup) / (1 - warmup) if warmup < 1 else 0.0
     match config.schedule:
         case "constant":
             return peak
         case "cosine":
-            return _cosine(peak, 0.0, progress)
+            return _cosine(peak, 0.0, rest)
         case "one_cycle":
-            if progress < _ONE_CYCLE_WARMUP:
-                return _cosine(peak * _ONE_CYCLE_START, peak, progress / _ONE_CYCLE_WARMUP)
-            rest = (progress - _ONE_CYCLE_WARMUP) / (1 - _ONE_CYCLE_WARMUP)
             return _cosine(peak, peak * _ONE_CYCLE_START * _ONE_CYCLE_END, rest)
 
 
@@ -58,6 +63,16 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
     """Set the rate of all parameter groups."""
     for group in optimizer.param_groups:
         group["lr"] = value
+
+
+def class_weights(counts: Sequence[int]) -> torch.Tensor:
+    """A weight for each class in inverse proportion to its rows, 1 on the average of all rows; 0 where it has none.
+
+    Weights of mean 1 leave the scale of the loss, and with it the learning rate, as they are.
+    """
+    rows = torch.tensor(counts, dtype=torch.float64)
+    present = int((rows > 0).sum())
+    return torch.where(rows > 0, rows.sum() / (present * rows.clamp(min=1)), 0.0).to(torch.float32)
 
 
 class Average:

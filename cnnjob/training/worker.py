@@ -23,15 +23,17 @@ from cnnjob.data.manifest import Manifest
 from cnnjob.models.cnn import build
 from cnnjob.models.spec import Net
 from cnnjob.training import checkpoint as checkpoints
+from cnnjob.training.augment import augmented
 from cnnjob.training.checkpoint import Checkpoint, Progress
 from cnnjob.training.feed import EvaluationFeed, Place, TrainingFeed
-from cnnjob.training.loop import EpochSums, Trainer, evaluate, train_epoch
+from cnnjob.training.loop import EpochSums, Loss, NotFiniteError, Trainer, evaluate, train_epoch
 from cnnjob.training.metrics import Tally, merge
-from cnnjob.training.optim import Average, learning_rate, make_optimizer, restore, set_learning_rate
+from cnnjob.training.optim import Average, class_weights, learning_rate, make_optimizer, restore, set_learning_rate
 from cnnjob.training.order import num_steps
 
 EVALUATION_BATCH = 512
 TEST_KEY = "test"
+NOT_FINITE_KEY = "not_finite"
 
 
 @dataclass(frozen=True)
@@ -96,9 +98,20 @@ class _Worker:
         validation = self._evaluation("val")
         first = self.progress.epoch + 1 if self.progress else 1
         for epoch in range(first, job.config.num_epochs + 1):
-            sums = self._train(feed, epoch)
+            if self._is_stuck():
+                break
+            try:
+                sums = self._train(feed, epoch)
+            except NotFiniteError as error:
+                self._report_not_finite(epoch, error)
+                return
             self._report_epoch(epoch, sums, self._validate(validation, epoch))
         self._test()
+
+    def _is_stuck(self) -> bool:
+        """Whether so many epochs brought no better one that the configured patience is at its end."""
+        patience, progress = self.job.config.early_stopping_epochs, self.progress
+        return patience is not None and progress is not None and progress.epoch - progress.best_epoch >= patience
 
     def _distribute(self) -> nn.Module:
         # Without find_unused_parameters DDP rebuilds its buckets once in each process, and with them the order of
@@ -140,9 +153,17 @@ class _Worker:
             after_step=after,
             device=self.device,
             bf16=config.precision == "bf16",
+            loss=self._loss(),
+            gradient_clip=config.optimizer.gradient_clip,
         )
-        sums = train_epoch(trainer, feed.epoch(epoch), first_step=(epoch - 1) * steps, num_classes=self.classes)
+        batches = augmented(feed.epoch(epoch), config.augment, seed=config.seed, epoch=epoch, rank=self.place.rank)
+        sums = train_epoch(trainer, batches, first_step=(epoch - 1) * steps, num_classes=self.classes)
         return self._gather(sums)
+
+    def _loss(self) -> Loss:
+        config, train = self.job.config, self.job.manifest.splits["train"]
+        weights = class_weights(train.class_counts).to(self.device) if config.class_weights == "balanced" else None
+        return Loss(config.label_smoothing, weights)
 
     def _evaluation(self, split: str) -> EvaluationFeed:
         return EvaluationFeed(
@@ -216,6 +237,12 @@ class _Worker:
                 checkpoint=ray.train.Checkpoint.from_directory(folder),
                 checkpoint_dir_name=checkpoints.folder_name(epoch),
             )
+
+    def _report_not_finite(self, epoch: int, error: NotFiniteError) -> None:
+        """Tell it and end: raised, it would be taken for a fault of the worker, and tried again to the same end."""
+        finite = self._gather(error.loss_is_finite)
+        ranks = [rank for rank, is_finite in enumerate(finite) if not is_finite]
+        ray.train.report({"key": NOT_FINITE_KEY, "epoch": epoch, "step": error.step + 1, "ranks": ranks})
 
     def _test(self) -> None:
         """Once, at the end, with the best weights."""

@@ -8,7 +8,7 @@ from cnnjob.config.train import OptimizerConfig
 from cnnjob.models.cnn import build
 from cnnjob.training import checkpoint
 from cnnjob.training.feed import EvaluationFeed, Place, TrainingFeed
-from cnnjob.training.loop import Trainer, evaluate, train_epoch
+from cnnjob.training.loop import Loss, NotFiniteError, Trainer, evaluate, train_epoch
 from cnnjob.training.metrics import merge
 from tests.helpers import TrainingRun, small_net, train_config, training_rows
 
@@ -177,3 +177,70 @@ def test_training_learns(digits, trained):
     """One epoch on the digits classifies most of the validation split."""
     batches = EvaluationFeed(digits.path, digits.manifest, "val", Place(0, 1), batch_size=64).batches()
     assert evaluate(trained, batches, device=CPU, num_classes=10).accuracy > 0.8
+
+
+def trainer_of(model, **values) -> Trainer:
+    """A trainer in one process whose learning rate of 0 keeps the weights."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    return Trainer(model, optimizer, 1, lambda _: None, lambda _: None, CPU, **values)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_smoothed_and_weighted_ranks_add_up_to_torchs_loss(dataset, world_size):
+    """Label smoothing and class weights: the ranks' gradients average to that of torch's smoothed, weighted losses."""
+    model = classifier(dataset)
+    loss = Loss(label_smoothing=0.1, class_weights=torch.tensor([0.5, 2.0, 1.0]))
+    batches = [next(iter(feed(dataset, rank, world_size).epoch(1))) for rank in range(world_size)]
+    parts = []
+    for batch in batches:
+        total = loss.row_sum(model(batch.images), batch.labels) * (world_size / batch.global_rows)
+        parts.append(torch.autograd.grad(total, list(model.parameters())))
+    images, labels = (torch.cat([getattr(batch, name) for batch in batches]) for name in ("images", "labels"))
+    rows = F.cross_entropy(model(images), labels, reduction="none", label_smoothing=0.1)
+    expected = torch.autograd.grad((rows * loss.class_weights[labels]).mean(), list(model.parameters()))
+    for grads, wanted in zip(zip(*parts, strict=True), expected, strict=True):
+        assert torch.allclose(sum(grads) / world_size, wanted, atol=1e-6)
+
+
+def test_what_is_counted_is_the_plain_loss(dataset):
+    """Smoothing and weights change what is minimized, not the loss and the accuracy that are reported."""
+    model = classifier(dataset)
+    strange = Loss(label_smoothing=0.5, class_weights=torch.tensor([3.0, 0.1, 1.0]))
+    tallies = [
+        train_epoch(trainer_of(model, loss=loss), feed(dataset, 0, 1).epoch(1), first_step=0, num_classes=3).tally
+        for loss in (Loss(), strange)
+    ]
+    assert tallies[0].loss == tallies[1].loss
+    assert (tallies[0].confusion == tallies[1].confusion).all()
+
+
+def test_a_clipped_gradient_has_the_bound_as_its_norm(dataset):
+    """A gradient above the bound is scaled down to it; one below is left alone."""
+    norms = []
+    for bound in (None, 1e-3, 1e6):
+        model = classifier(dataset)
+        trainer = trainer_of(model, gradient_clip=bound)
+        train_epoch(trainer, [next(iter(feed(dataset, 0, 1).epoch(1)))], first_step=0, num_classes=3)
+        norms.append(float(torch.cat([p.grad.flatten() for p in model.parameters()]).norm()))
+    assert norms[0] > 1e-2
+    assert norms[1] == pytest.approx(1e-3, rel=1e-3)
+    assert norms[2] == pytest.approx(norms[0])
+
+
+def test_a_gradient_that_is_not_finite_ends_the_epoch(dataset):
+    """The step whose gradient is not finite is named, and the weights are those before it."""
+    model = classifier(dataset)
+    before = copy.deepcopy(model.state_dict())
+
+    def spoil(step: int) -> None:
+        if step == 2:
+            with torch.no_grad():
+                next(model.parameters()).fill_(float("nan"))
+
+    trainer = Trainer(model, torch.optim.SGD(model.parameters(), lr=0.0), 1, spoil, lambda _: None, CPU)
+    with pytest.raises(NotFiniteError) as told:
+        train_epoch(trainer, feed(dataset, 0, 1).epoch(1), first_step=0, num_classes=3)
+    assert told.value.step == 2
+    assert not told.value.loss_is_finite
+    name = next(reversed(before))
+    assert torch.equal(model.state_dict()[name], before[name])

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from cnnjob.config.train import OptimizerConfig
-from cnnjob.training.optim import Average, learning_rate, make_optimizer, set_learning_rate
+from cnnjob.training.optim import Average, class_weights, learning_rate, make_optimizer, set_learning_rate
 
 PEAK = 0.5
 
@@ -82,3 +82,25 @@ def test_average_is_a_copy():
     average.update([weight], 0)
     assert weight.tolist() == [5.0, 5.0]
     assert not average.tensors[0].requires_grad
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "one_cycle"])
+def test_a_warm_up_rises_to_the_peak(schedule):
+    """With a warm-up the rate rises, above zero from the first step on, to the peak; then the schedule runs."""
+    config = OptimizerConfig(schedule=schedule, learning_rate=PEAK, warmup_share=0.2)
+    found = [learning_rate(config, step, 101) for step in range(101)]
+    assert found[0] > 0
+    assert found[:21] == sorted(found[:21])
+    assert found[20] == pytest.approx(PEAK)
+    assert found[20:] == sorted(found[20:], reverse=True)
+    assert (found[-1] == PEAK) == (schedule == "constant")
+
+
+def test_class_weights_average_to_one():
+    """Balanced weights give each class the same sum over its rows and every row a weight of 1 on average."""
+    counts = [900, 90, 10, 0]
+    weights = class_weights(counts).tolist()
+    sums = [count * weight for count, weight in zip(counts, weights, strict=True)]
+    assert sums[:3] == pytest.approx([1000 / 3] * 3)
+    assert sum(sums) == pytest.approx(1000)
+    assert weights[3] == 0

@@ -1,0 +1,57 @@
+"""How a training ends that does not reach its last epoch."""
+
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from cnnjob.config import kinds
+from cnnjob.errors import TrainingError
+from pipelines import train
+from pipelines.confs import shipped
+from pipelines.console import Console
+from tests.line import Line
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+def sets(line: Line, folder: Path, *more: str) -> list[str]:
+    """Overrides that train on the line's digits into a folder of the test's own."""
+    places = [f"dataset={line.result.dataset}", f"storage={folder / 'runs'}", f"tracking.uri={folder / 'tracking'}"]
+    return [*places, *more]
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(line: Line, console: Console, tmp_path: Path) -> None:
+    """A training that diverges is ended by name of epoch, step and rank, is not tried again, and registers nothing."""
+    wild = (
+        "optimizer.name=sgd",
+        "optimizer.learning_rate=10",
+        "optimizer.schedule=constant",
+        "optimizer.ema_decay=null",
+    )
+    config = kinds.load("train", shipped("train/digits.yaml"), sets(line, tmp_path, *wild))
+    with pytest.raises(TrainingError, match=r"not finite in epoch 1, step \d+\. Nothing was registered"):
+        train.run(config, console)
+    client = MlflowClient(f"sqlite:///{tmp_path / 'tracking' / 'mlflow.db'}")
+    (run,) = client.search_runs([client.get_experiment_by_name("cnnjob").experiment_id])
+    assert run.info.status == "FAILED"
+    assert "not finite" in run.data.tags["cnnjob.ended_because"]
+    assert not list(client.search_registered_models())
+
+
+def test_a_training_that_gets_no_better_ends_early(line: Line, console: Console, tmp_path: Path) -> None:
+    """With early stopping the run ends after so many epochs without a better one; augmentation and weights go along."""
+    knobs = (
+        "num_epochs=30",
+        "early_stopping_epochs=1",
+        "augment.shift=2",
+        "augment.cutout=6",
+        "label_smoothing=0.1",
+        "class_weights=balanced",
+        "optimizer.gradient_clip=1.0",
+    )
+    config = kinds.load("train", shipped("train/digits.yaml"), sets(line, tmp_path, *knobs))
+    result = train.run(config, console)
+    assert result.best_epoch == len(result.epochs) - 1
+    assert len(result.epochs) < 30
+    assert result.test["accuracy"] > 0.9
