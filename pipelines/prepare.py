@@ -12,6 +12,7 @@ from cnnjob.cluster.session import Needs, session
 from cnnjob.config.prepare import PrepareConfig
 from cnnjob.data import job
 from cnnjob.data.manifest import Manifest
+from cnnjob.data.place import refuse_output
 from cnnjob.data.sources.open import open_source
 from pipelines.console import Console
 
@@ -49,7 +50,7 @@ class PrepareResult:
 
 def run(config: PrepareConfig, console: Console) -> PrepareResult:
     """Prepare the data set that ``config`` asks for."""
-    job.refuse_foreign(config.output)
+    refuse_output(config.output, config.source.uri)
     source = open_source(config)
     console.note(f"Listing {config.source.uri or config.source.kind}")
     manifest = job.current(config, source)

@@ -23,6 +23,8 @@ def absolute(uri: str) -> str:
     """A local path made absolute, with ~ expanded; a URI as it is. Raises ValueError where it is empty."""
     if not uri.strip():
         raise ValueError("a path or URI cannot be empty")
+    if "\0" in uri:
+        raise ValueError("a path or URI cannot have a zero byte in it")
     if "://" in uri:
         return uri
     try:

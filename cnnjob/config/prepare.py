@@ -157,6 +157,13 @@ def shares_leave_training_rows(val: float, test: float) -> Iterator[str]:
         yield f"val {val} and test {test} leave no rows for training; together they should stay below 1"
 
 
+@rule("output")
+def output_can_be_published(output: str) -> Iterator[str]:
+    """A data set is put in place at once, which takes a disk's rename or an object store's whole objects."""
+    if "://" in output and not output.startswith(("s3://", "file://")):
+        yield f"{output!r} cannot be written to; it should be a local path or s3://BUCKET/FOLDER"
+
+
 @rule("source.uri", "source.kind")
 def source_has_its_uri(uri: str | None, kind: str) -> Iterator[str]:
     """Each kind of source says whether it has a URI."""
@@ -207,6 +214,7 @@ def encoded_sources_have_bytes(storage: str, kind: str) -> Iterator[str]:
 
 
 RULES = (
+    output_can_be_published,
     shares_leave_training_rows,
     source_has_its_uri,
     columns_belong_to_a_manifest,

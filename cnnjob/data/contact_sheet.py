@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from math import prod
 
 import numpy as np
 from PIL import Image as PillowImage
@@ -19,7 +20,7 @@ MAX_CLASSES = 40
 MAX_REFUSED = 10
 _SEARCHED_ROWS = 20_000
 """Training rows that are looked through for tiles, at most: rows lie shuffled, so only rare classes need more."""
-_ROWS_AT_ONCE = 512
+_BYTES_AT_ONCE, _SEARCHED_BYTES = 8_000_000, 500_000_000
 _INK, _PALE, _RED, _PAPER = (30, 30, 30), (110, 110, 110), (170, 40, 40), (255, 255, 255)
 _LINE = 18
 
@@ -50,7 +51,7 @@ def draw_contact_sheet(folder: str, manifest: Manifest, refused: Sequence[dict[s
         pen.text((GAP, top + TILE // 3), _fitting(manifest.class_names[label], 22), _INK, font)
         pen.text((GAP, top + TILE // 3 + _LINE), f"{count:,} in train", _PALE, font)
         for at, image in enumerate(images):
-            sheet.paste(_tile(image), (NAME_WIDTH + at * (TILE + GAP), top))
+            sheet.paste(image, (NAME_WIDTH + at * (TILE + GAP), top))
         top += TILE + GAP
     if refused:
         pen.text((GAP, top + GAP), f"{len(refused):,} refused", _RED, font)
@@ -61,19 +62,22 @@ def draw_contact_sheet(folder: str, manifest: Manifest, refused: Sequence[dict[s
     return sink.getvalue()
 
 
-def _tiles(folder: str, manifest: Manifest) -> dict[int, list[np.ndarray]]:
+def _tiles(folder: str, manifest: Manifest) -> dict[int, list[PillowImage.Image]]:
     """The first training images of each class that is shown, by label."""
     train = manifest.splits["train"]
     shown = range(min(len(manifest.class_names), MAX_CLASSES))
     wanted = {label: min(TILES, train.class_counts[label]) for label in shown}
-    found: dict[int, list[np.ndarray]] = {label: [] for label in shown}
-    for start in range(0, min(train.rows, _SEARCHED_ROWS), _ROWS_AT_ONCE):
+    found: dict[int, list[PillowImage.Image]] = {label: [] for label in shown}
+    row_bytes = prod(manifest.image.shape)
+    step = max(1, _BYTES_AT_ONCE // row_bytes)
+    searched = min(train.rows, _SEARCHED_ROWS, max(step, _SEARCHED_BYTES // row_bytes))
+    for start in range(0, searched, step):
         if all(len(found[label]) >= count for label, count in wanted.items()):
             break
-        rows = read_rows(folder, train, start, min(train.rows, start + _ROWS_AT_ONCE), manifest.image.shape)
+        rows = read_rows(folder, train, start, min(train.rows, start + step), manifest.image.shape)
         for image, label in zip(rows.images, rows.labels.tolist(), strict=True):
             if label in found and len(found[label]) < wanted[label]:
-                found[label].append(image.copy())
+                found[label].append(_tile(image))
     return found
 
 

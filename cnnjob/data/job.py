@@ -20,7 +20,7 @@ from cnnjob import storage
 from cnnjob.config.prepare import PrepareConfig
 from cnnjob.data.attempts import count_attempt
 from cnnjob.data.contact_sheet import draw_contact_sheet
-from cnnjob.data.manifest import MANIFEST, Image, Manifest, Split, Statistics, fingerprint_of, read_manifest
+from cnnjob.data.manifest import Image, Manifest, Split, Statistics, fingerprint_of, read_manifest
 from cnnjob.data.place import Place, open_place
 from cnnjob.data.plan import DatasetPlan, plan_dataset
 from cnnjob.data.shards import WrittenShard, write_shard
@@ -67,7 +67,10 @@ def current(config: PrepareConfig, source: Source) -> Manifest | None:
         manifest = read_manifest(config.output)
     except (UserError, IntegrityError):
         return None
-    if manifest.config != _config_of(config) or manifest.source["digest"] != source.digest():
+    if manifest.config != _config_of(config) or manifest.source.get("digest") != source.digest():
+        return None
+    beside = (manifest.refused_table, manifest.contact_sheet)
+    if not all(storage.exists(storage.join(config.output, name)) for name in beside):
         return None
     sizes = (
         (storage.size(storage.join(config.output, s.path)), s.bytes)
@@ -75,20 +78,6 @@ def current(config: PrepareConfig, source: Source) -> Manifest | None:
         for s in split.shards
     )
     return manifest if all(found == said for found, said in sizes) else None
-
-
-def refuse_foreign(output: str) -> None:
-    """Refuse to replace a folder that is not a prepared data set.
-
-    Raises:
-        DatasetError: The output exists and has no manifest.
-    """
-    with storage.told(output):
-        foreign = storage.list_files(output) and not storage.exists(storage.join(output, MANIFEST))
-    if foreign:
-        raise DatasetError(
-            f"{output} exists and is not a prepared data set, and would be replaced. Choose another output."
-        )
 
 
 @contextmanager
@@ -197,7 +186,8 @@ def _units(job: Job) -> list[Unit]:
         listed = listing.rows.column(SIZE).fill_null(0).to_numpy()
         sizes = np.where(listed < 0, UNLISTED_BYTES, listed)
     rows = max(1, min(ROWS_PER_UNIT, BYTES_PER_UNIT // largest if sizes is None else ROWS_PER_UNIT))
-    return cut_units(len(listing.rows), rows, listing.runs, sizes, BYTES_PER_UNIT)
+    row_bytes = listing.mean_bytes if image.storage == "encoded" else largest
+    return cut_units(len(listing.rows), rows, listing.runs, sizes, BYTES_PER_UNIT, row_bytes)
 
 
 def _write(job: Job, plan: DatasetPlan, progress: Progress) -> list[WrittenShard]:
@@ -249,8 +239,11 @@ def _describe(job: Job, plan: DatasetPlan, shards: list[WrittenShard]) -> Manife
     config, class_names = job.config, job.listing.class_names
     splits = {split: _split([s for s in shards if s.split == split], len(class_names)) for split in SPLITS}
     train = splits["train"]
-    if not train.rows:
-        raise DatasetError("the training split has no rows; there is nothing to learn from. Nothing was written.")
+    if sum(count > 0 for count in train.class_counts) < 2:  # noqa: PLR2004 - nothing to tell apart
+        raise DatasetError(
+            f"the training split has {train.rows} rows of {sum(count > 0 for count in train.class_counts)} classes; "
+            f"there is nothing to learn from. Nothing was written."
+        )
     pixels = sum((shard.pixels for shard in shards if shard.pixels), PixelCounts.zero(config.image.channels))
     image = Image(channels=config.image.channels, **config.image.model_dump())
     return Manifest(

@@ -6,6 +6,9 @@ set; what it does not name is removed after. The staging folder is named by what
 of the same job finds it and goes on, another one removes it.
 """
 
+import glob
+import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,9 +20,11 @@ from filelock import FileLock, Timeout
 
 from cnnjob import storage
 from cnnjob.data.manifest import MANIFEST, Manifest
-from cnnjob.errors import DatasetError, JobError, RefusedRowsError, UserError
+from cnnjob.errors import DatasetError, IntegrityError, JobError, RefusedRowsError, UserError
 
 _LOCK = "lock"
+_OURS = re.compile(r"manifest\.json|refused[^/]*\.parquet|contact_sheet[^/]*\.png|(train|val|test)/[^/]+\.parquet")
+"""Files that a prepared data set consists of."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,48 @@ class Place:
                 storage.remove(storage.join(self.output, name))
 
 
+def refuse_output(output: str, source: str | None) -> None:
+    """Refuse to write where something would be lost: over other people's files, or over or into the source.
+
+    Raises:
+        DatasetError: The output holds what is no prepared data set, or it and the source lie one in the other.
+    """
+    here = _real(output)
+    there = _real(source) if source else None
+    if there and (here == there or f"{there}/".startswith(f"{here}/")):
+        raise DatasetError(f"{output} is or holds the source {source}, which would be replaced. Choose another output.")
+    if there and f"{here}/".startswith(f"{there}/"):
+        raise DatasetError(
+            f"{output} lies in the source {source}: the next run would take the data set for a part of it. "
+            f"Choose an output beside the source."
+        )
+    names = storage.list_files(here)
+    foreign = next((name for name in names if not _OURS.fullmatch(name)), None)
+    if foreign is None and names and not _is_manifest(storage.join(here, MANIFEST)):
+        foreign = names[0]
+    if foreign is not None:
+        raise DatasetError(
+            f"{output} exists and is not a prepared data set (it has {foreign!r}), and would be replaced. "
+            f"Choose another output."
+        )
+
+
+def _is_manifest(uri: str) -> bool:
+    """Whether a file is a data set's manifest; a damaged one is taken for it, another document is not."""
+    try:
+        document = storage.read_json(uri)
+    except FileNotFoundError:
+        return False
+    except IntegrityError:
+        return True
+    return isinstance(document, dict) and "format_version" in document
+
+
+def _real(uri: str) -> str:
+    """A local path without links, so that what is exchanged is the folder and never a link to it; a URI as it is."""
+    return os.path.realpath(storage.local_path(uri)) if storage.is_local(uri) else uri.rstrip("/")
+
+
 @contextmanager
 def open_place(output: str, key: str) -> Iterator[Place]:
     """The place of the job ``key``; removed when the job is done or its input was wrong, kept when the world failed.
@@ -63,6 +110,7 @@ def open_place(output: str, key: str) -> Iterator[Place]:
     Raises:
         JobError: The same job is at work right now.
     """
+    output = _real(output)
     mark = f".{storage.name(output)}{storage.TEMPORARY_MARK}"
     staging = storage.join(storage.parent(output), f"{mark}{key}")
     if storage.is_local(output):
@@ -83,13 +131,14 @@ def open_place(output: str, key: str) -> Iterator[Place]:
 @contextmanager
 def _local_place(output: str, staging: str, mark: str) -> Iterator[Place]:
     folder = storage.local_path(staging)
-    made = [parent for parent in folder.parents if not parent.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / _LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise JobError(f"the same job is writing {output} right now; wait for it, or stop it first.") from error
+    with storage.told(output):
+        made = [parent for parent in folder.parents if not parent.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise JobError(f"the same job is writing {output} right now; wait for it, or stop it first.") from error
     place = Place(output, staging, storage.join(staging, "dataset"), "")
     keep = False
     try:
@@ -117,7 +166,7 @@ def _is_worth_keeping(place: Place, error: BaseException) -> bool:
 
 def _remove_leftovers(own: Path, mark: str) -> None:
     """Remove what other jobs that are dead left beside the same output; a living one holds its lock."""
-    for leftover in own.parent.glob(f"{mark}*"):
+    for leftover in own.parent.glob(f"{glob.escape(mark)}*"):
         if leftover == own:
             continue
         lock = FileLock(leftover / _LOCK)

@@ -6,8 +6,10 @@ return receipts.
 
 import logging
 import pickle
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
@@ -42,6 +44,10 @@ class Caller:
             return self.function(item)
         except CnnjobError as error:
             return _Failure(error)
+        except Exception as error:  # noqa: BLE001 - told by the driver with its place
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"{Path(place.filename).name}, line {place.lineno}"
+            return _Failure(JobError(f"a task failed with {type(error).__name__}: {error} ({where})"))
 
 
 def spread(function: Callable[[Item], Result], items: Sequence[Item], **options: Any) -> Iterator[Result]:
@@ -68,7 +74,7 @@ def spread(function: Callable[[Item], Result], items: Sequence[Item], **options:
                 raise result.error
             yield result
     except ray.exceptions.RayError as error:
-        raise JobError(f"a task failed: {str(error).strip().splitlines()[-1]}. Run the same command again.") from error
+        raise JobError(f"a task died: {str(error).strip().splitlines()[0]}. Run the same command again.") from error
 
 
 def quiet_ray_data() -> None:

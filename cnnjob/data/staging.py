@@ -7,6 +7,7 @@ are decided by; so a unit whose file is there is done, whichever run wrote it. N
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,8 +23,9 @@ from cnnjob.schema import DETAIL, GIVEN, ID, IMAGE, LABEL, REASON, URI, dataset_
 
 ROW, PLACE, DRAW, PICTURE = "_row", "_place", "_draw", "_picture"
 PICTURE_BYTES = 16
-_BATCH_ROWS = 1024
-"""Rows in a record batch of a staged file: what is read at least to get at one row."""
+_BATCH_BYTES = 1 << 18
+"""Images in a record batch of a staged file: what is read at least to get at one row. A shard has a few rows of every
+unit; with whole units as batches each shard would read all that is staged."""
 _INDEX = pa.schema(
     [
         pa.field(ROW, pa.int64()),
@@ -33,7 +35,7 @@ _INDEX = pa.schema(
         pa.field(PICTURE, pa.binary(PICTURE_BYTES)),
     ]
 )
-_REFUSED, _BYTES = b"refused", b"bytes"
+_REFUSED, _BYTES, _BATCH_ROWS = b"refused", b"bytes", b"batch_rows"
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,9 @@ def stage_unit(
     """
     uri = staged_uri(folder, unit.number)
     if storage.exists(uri):
-        return read_index(uri, unit.number)
+        # One that a failing disk has damaged is staged anew.
+        with suppress(pa.ArrowInvalid, KeyError):
+            return read_index(uri, unit.number)
     rows = read_listing(listing, unit.number)
     has_label = np.asarray(rows.column(LABEL).is_valid())
     unknown = Refusal("label_unknown", "it has no class, or an unknown one")
@@ -179,8 +183,9 @@ def _take(uri: str, positions: np.ndarray, schema: pa.Schema) -> pa.Table:
     filesystem, path = storage.resolve(uri)
     with storage.told(uri), filesystem.open_input_file(path) as file, pa.ipc.open_file(file) as reader:
         found = []
-        for number in np.unique(positions // _BATCH_ROWS):
-            inside = positions[positions // _BATCH_ROWS == number] - number * _BATCH_ROWS
+        batch_rows = int(reader.schema.metadata[_BATCH_ROWS])
+        for number in np.unique(positions // batch_rows):
+            inside = positions[positions // batch_rows == number] - number * batch_rows
             found.append(reader.get_batch(int(number)).select(schema.names).take(pa.array(inside)))
         return pa.Table.from_batches(found)
 
@@ -225,10 +230,11 @@ def _staged_table(
 
 
 def _write_staged(uri: str, table: pa.Table, image_bytes: int, refused: list[dict[str, str]]) -> None:
-    metadata = {_REFUSED: json.dumps(refused).encode(), _BYTES: str(image_bytes).encode()}
+    batch_rows = max(1, _BATCH_BYTES * len(table) // max(1, image_bytes))
+    metadata = {_REFUSED: json.dumps(refused), _BYTES: str(image_bytes), _BATCH_ROWS: str(batch_rows)}
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, table.schema.with_metadata(metadata)) as writer:
-        writer.write_table(table.combine_chunks(), max_chunksize=_BATCH_ROWS)
+        writer.write_table(table.combine_chunks(), max_chunksize=batch_rows)
     storage.write_bytes(uri, sink.getvalue())
 
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from cnnjob import storage
 from cnnjob.data.rows import images_of, read_span
 from cnnjob.data.statistics import PixelCounts
-from cnnjob.errors import IntegrityError
+from cnnjob.errors import IntegrityError, StorageError
 from cnnjob.schema import (
     CONFIDENCE,
     ID,
@@ -132,7 +132,7 @@ def finished(unit: Unit, staging: str) -> Receipt | None:
     try:
         receipt = Receipt(**storage.read_json(receipt_uri(staging, unit.name)))
         whole = storage.sha256(storage.read_bytes(part_uri(staging, unit.name))) == receipt.sha256
-    except (OSError, TypeError, IntegrityError):
+    except (OSError, TypeError, IntegrityError, StorageError):
         return None
     return receipt if whole else None
 

@@ -16,7 +16,7 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
 from cnnjob import storage
-from cnnjob.errors import FormatVersionError, IntegrityError
+from cnnjob.errors import FormatVersionError, IntegrityError, StorageError
 from cnnjob.schema import CHECKPOINT_FORMAT_VERSION
 
 DESCRIPTION = "checkpoint.json"
@@ -101,7 +101,7 @@ def read(uri: str) -> Checkpoint:
     try:
         document = storage.read_json(where)
         contents = {name: storage.read_bytes(storage.join(uri, name)) for name in (WEIGHTS, BEST, AVERAGE, OPTIMIZER)}
-    except OSError as error:
+    except (OSError, StorageError) as error:
         raise IntegrityError(f"the checkpoint {uri} is not whole: {error}") from error
     if not isinstance(document, dict) or document.pop("digest", None) != storage.digest_of(document):
         raise IntegrityError(f"{where} is damaged: it does not have the digest it was written with")

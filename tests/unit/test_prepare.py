@@ -11,6 +11,7 @@ from cnnjob.config.prepare import LimitsConfig
 from cnnjob.data import job
 from cnnjob.data.decode import canonical
 from cnnjob.data.manifest import MANIFEST, read_manifest
+from cnnjob.data.place import refuse_output
 from cnnjob.data.sources.base import Listing, cut_units
 from cnnjob.data.sources.digits import DigitsSource
 from cnnjob.data.statistics import PixelCounts
@@ -152,7 +153,7 @@ def test_no_training_rows_is_an_error(tmp_path):
     """Where every row is refused or none trains, the job says so and writes nothing."""
     with pytest.raises(DatasetError, match="20 wrong_size"):
         prepare(prepare_config(tmp_path / "set", size=(9, 9), resize="exact"), PictureSource(20))
-    with pytest.raises(DatasetError, match="no rows"):
+    with pytest.raises(DatasetError, match="has 0 rows of 0 classes"):
         prepare(prepare_config(tmp_path / "set", size=SMALL, val=0.0, test=0.999999), PictureSource(20))
     assert list(tmp_path.iterdir()) == []
 
@@ -186,11 +187,51 @@ def test_a_damaged_data_set_is_not_current(tmp_path):
 
 def test_foreign_folders_are_not_replaced(tmp_path):
     """A folder with files that is no data set is refused as output; an empty or missing one is not."""
-    job.refuse_foreign(str(tmp_path / "none"))
-    job.refuse_foreign(str(tmp_path))
+    refuse_output(str(tmp_path / "none"), None)
+    refuse_output(str(tmp_path), None)
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(DatasetError, match="not a prepared data set"):
-        job.refuse_foreign(str(tmp_path))
+        refuse_output(str(tmp_path), None)
+
+
+def test_another_manifest_makes_no_data_set(tmp_path):
+    """A folder that has a manifest of something else, or other files beside ours, is not replaced; a damaged one is."""
+    output = tmp_path / "set"
+    prepare(prepare_config(output, size=SMALL), PictureSource(30))
+    refuse_output(str(output), None)
+    (output / MANIFEST).write_text('{"format_version": 1,')
+    refuse_output(str(output), None)
+    (output / MANIFEST).write_text('{"name": "my web app"}')
+    with pytest.raises(DatasetError, match="not a prepared data set"):
+        refuse_output(str(output), None)
+    prepare(prepare_config(output, size=SMALL), PictureSource(30))
+    (output / "notes.txt").write_text("mine")
+    with pytest.raises(DatasetError, match=r"'notes\.txt'"):
+        refuse_output(str(output), None)
+
+
+@pytest.mark.parametrize(
+    ("output", "words"), [("pile", "would be replaced"), ("", "would be replaced"), ("pile/set", "lies in")]
+)
+def test_output_and_source_lie_apart(tmp_path, output, words):
+    """An output that is the source, holds it or lies in it is refused, also through a link."""
+    (tmp_path / "pile").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "pile")
+    for source in ("pile", "link"):
+        with pytest.raises(DatasetError, match=words):
+            refuse_output(str(tmp_path / output), str(tmp_path / source))
+    refuse_output(str(tmp_path / "pile-set"), str(tmp_path / "pile"))
+
+
+def test_a_link_as_output_stays_a_link(tmp_path):
+    """Where the output is a link to a folder, the data set lies in that folder, again and again."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    for seed in (0, 1):
+        config = prepare_config(tmp_path / "link", size=SMALL, seed=seed)
+        assert prepare(config, PictureSource(30)) == read_manifest(str(tmp_path / "real"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "real"]
+    assert (tmp_path / "link").is_symlink()
 
 
 @pytest.mark.parametrize(("rows", "size"), [(0, 5), (1, 5), (5, 5), (11, 5), (12, 1)])

@@ -65,6 +65,18 @@ def test_a_staged_unit_is_not_done_again(staged):
     assert again.image_bytes == 20 * 3 * 8 * 8
 
 
+def test_a_damaged_staged_file_is_staged_anew(staged):
+    """A staged file that is cut short, as a failing disk leaves it, is no obstacle for the next run."""
+    folder = Path(staged).parent
+    path = Path(staged) / "000001.arrow"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    config, source = prepare_config(folder / "set", size=SMALL), PictureSource(ROWS)
+    listing = str(folder / "listing.arrow")
+    stage_unit(UNITS[1], listing=listing, reader=source, config=config, keys=(), folder=staged)
+    assert path.read_bytes() == whole
+
+
 def test_pictures_are_told_apart_by_their_pixels(staged):
     """The index of a unit has the digest of each row's canonical pixels."""
     index = read_index(f"{staged}/000000.arrow", 0)

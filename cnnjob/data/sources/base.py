@@ -7,7 +7,8 @@ lies in the staging folder, one record batch a unit.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from math import ceil
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -60,6 +61,7 @@ class Listing:
         keys: Fields of the key columns, which are carried along.
         passed_over: What lay there and is no row (desktop litter, links seen before), counted by kind.
         runs: Lengths of runs of rows that are read from their start on, such as row groups; none: any row is as near.
+        mean_bytes: Of an encoded image, where sizes are not listed.
     """
 
     rows: pa.Table
@@ -68,6 +70,7 @@ class Listing:
     keys: tuple[pa.Field, ...] = ()
     passed_over: Mapping[str, int] = field(default_factory=dict)
     runs: Sequence[int] = ()
+    mean_bytes: float = 0
 
 
 class Source(Protocol):
@@ -89,19 +92,22 @@ def cut_units(
     rows_per_unit: int,
     runs: Sequence[int] = (),
     sizes: np.ndarray | None = None,
-    bytes_per_unit: int = 0,
+    bytes_per_unit: int = 1,
+    row_bytes: float = 0,
 ) -> list[Unit]:
     """Cut a listing into units, in order, each row in one unit.
 
     Args:
         num_rows: Rows listed.
         rows_per_unit: Rows in a unit, at most; a piece of a long run may have more.
-        runs: See ``Listing``; short ones are put together, long ones cut into at most ``MAX_PIECES``.
+        runs: See ``Listing``; short ones are put together, long ones cut into at most ``MAX_PIECES``, or into more
+            where these would be larger than twice ``bytes_per_unit``.
         sizes: Bytes of each row, where they are known.
         bytes_per_unit: Bytes in a unit, at most, where sizes are known; a larger row is a unit of its own.
+        row_bytes: Of a row in memory, on average; for runs.
     """
     if runs:
-        starts = _starts_of_runs(runs, rows_per_unit)
+        starts = _starts_of_runs(runs, rows_per_unit, row_bytes / (2 * bytes_per_unit))
     elif sizes is not None:
         starts = _starts_by_size(sizes, rows_per_unit, bytes_per_unit)
     else:
@@ -110,11 +116,11 @@ def cut_units(
     return [Unit(number, start, stop) for number, (start, stop) in enumerate(zip(starts, stops, strict=False))]
 
 
-def _starts_of_runs(runs: Sequence[int], rows_per_unit: int) -> list[int]:
+def _starts_of_runs(runs: Sequence[int], rows_per_unit: int, pieces_per_row: float) -> list[int]:
     starts: list[int] = []
     at = 0
     for run in runs:
-        pieces = min(MAX_PIECES, max(1, -(-run // rows_per_unit)))
+        pieces = min(max(1, run), max(min(MAX_PIECES, max(1, -(-run // rows_per_unit))), ceil(run * pieces_per_row)))
         joins = pieces == 1 and starts and at + run - starts[-1] <= rows_per_unit
         if run and not joins:
             starts += [at + run * piece // pieces for piece in range(pieces)]
@@ -135,7 +141,7 @@ def _starts_by_size(sizes: np.ndarray, rows_per_unit: int, bytes_per_unit: int) 
 
 
 def listing_table(
-    ids: pa.Array, labels: pa.Array, given: pa.Array | None = None, **own: pa.Array | pa.ChunkedArray
+    ids: pa.Array, labels: pa.Array, given: pa.Array | None = None, own: Mapping[str, Any] | None = None
 ) -> pa.Table:
     """A listing's rows.
 
@@ -143,8 +149,9 @@ def listing_table(
         ids: string.
         labels: int32; null where the class is not known.
         given: int8, index into ``schema.SPLITS``; null where the source does not say.
-        own: The reader's columns.
+        own: Key columns, and the reader's.
     """
+    own = own or {}
     given = pa.nulls(len(ids), pa.int8()) if given is None else given
     table = pa.table({ID: ids, LABEL: labels, GIVEN: given})
     for name, column in own.items():

@@ -5,11 +5,15 @@ The format, from www.cs.toronto.edu/~kriz/cifar.html: records of one label byte 
 runs whatever it says, so it is recognized and refused.
 """
 
+import gzip
 import re
 import tarfile
+import zlib
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +26,7 @@ from cnnjob.errors import DatasetError
 _SHAPE = (32, 32, 3)
 _PIXEL_BYTES = 3072
 _ROWS_AT_ONCE = 10_000
+_CHUNK_BYTES = 1 << 20
 _DATA = re.compile(r"^(data_batch_\d+|test_batch|train|test)\.bin$")
 _NAMES = ("batches.meta.txt", "fine_label_names.txt", "coarse_label_names.txt")
 _PICKLED = re.compile(r"^(data_batch_\d+|test_batch|batches\.meta)$")
@@ -57,7 +62,7 @@ class CifarSource:
             found = {PurePosixPath(name).name: name for name in storage.list_files(storage.join(scratch, "cifar"))}
             uris = {name: storage.join(scratch, "cifar", path) for name, path in found.items()}
         else:
-            uris = {PurePosixPath(uri).name: uri for uri in self._inputs}
+            uris = {storage.name(uri): uri for uri in self._inputs}
         batches = sorted(name for name in uris if _DATA.match(name))
         if not batches:
             raise DatasetError(f"{self._uri} has none of CIFAR's binary files, such as data_batch_1.bin or train.bin.")
@@ -72,7 +77,7 @@ class CifarSource:
 
     @property
     def _is_archive(self) -> bool:
-        return self._uri.endswith((".tar.gz", ".tgz", ".tar"))
+        return storage.name(self._uri).endswith((".tar.gz", ".tgz", ".tar"))
 
     @cached_property
     def _inputs(self) -> list[str]:
@@ -80,6 +85,8 @@ class CifarSource:
         if self._is_archive:
             return [self._uri]
         with storage.told(self._uri):
+            if not storage.exists(self._uri):
+                raise DatasetError(f"{self._uri} does not exist; source.uri should be CIFAR's folder or archive.")
             names = storage.list_files(self._uri)
         for name in names:
             _refuse_pickled(PurePosixPath(name).name, self._uri)
@@ -110,12 +117,16 @@ class CifarSource:
         try:
             with (
                 storage.told(self._uri),
-                filesystem.open_input_stream(path, compression=None) as stream,
-                tarfile.open(fileobj=stream, mode="r|*") as archive,
+                filesystem.open_input_stream(path, compression=None) as packed,
+                _unpacked(packed, is_packed=not self._uri.endswith(".tar")) as stream,
             ):
-                for member in archive:
-                    self._unpack_member(archive, member, target)
-        except (tarfile.TarError, EOFError) as error:
+                with tarfile.open(fileobj=stream, mode="r|") as archive:
+                    for member in archive:
+                        self._unpack_member(archive, member, target)
+                # Read to the end, where gzip has its checksum.
+                while stream.read(_CHUNK_BYTES):
+                    pass
+        except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise DatasetError(
                 f"{self._uri} cannot be unpacked: {str(error).rstrip('.')}. It is truncated or damaged; fetch it again."
             ) from error
@@ -133,6 +144,10 @@ class CifarSource:
         content = archive.extractfile(member)
         if content is not None:
             storage.write_bytes(storage.join(target, name), content.read())
+
+
+def _unpacked(stream: Any, *, is_packed: bool) -> Any:
+    return gzip.GzipFile(fileobj=stream) if is_packed else nullcontext(stream)
 
 
 def _is_wanted(name: str) -> bool:

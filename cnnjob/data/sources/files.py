@@ -8,6 +8,7 @@ import io
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -15,6 +16,8 @@ import pyarrow as pa
 from cnnjob import storage
 from cnnjob.data.decode import Refusal
 from cnnjob.data.sources.base import Content
+from cnnjob.data.sources.walk import text_of
+from cnnjob.errors import UserError
 from cnnjob.schema import ID
 
 PATH = "_path"
@@ -63,7 +66,10 @@ class FileReader:
     def uri_of(self, name: bytes) -> bytes | str:
         """Where a path or URI of the listing lies: bytes for a local file, text for a URI."""
         if b"://" in name:
-            return name.decode("utf-8", "replace")
+            uri = name.decode("utf-8", "replace")
+            with suppress(UserError):
+                return os.fsencode(storage.local_path(uri)) if storage.is_local(uri) else uri
+            return uri
         if "://" in self.root:
             return storage.join(self.root, name.decode("utf-8", "replace"))
         return os.path.join(os.fsencode(self.root), name)  # noqa: PTH118 - bytes
@@ -73,10 +79,13 @@ class FileReader:
             return Refusal("gone", "the table has no uri for it")
         if size > self.max_bytes:
             return Refusal("too_many_bytes", f"{size} bytes, more than limits.max_bytes {self.max_bytes}")
-        if isinstance(uri, str):
-            return self._remote(uri, size)
+        return self._remote(uri, size) if isinstance(uri, str) else self._file(uri, size, mtime_ns)
+
+    def _file(self, uri: bytes, size: int, mtime_ns: int | None) -> bytes | Refusal:
         try:
             return self._local(uri, size, mtime_ns)
+        except ValueError as error:  # a name with a zero byte
+            return Refusal("unreadable", f"{error}")
         except OSError as error:
             if error.errno in _GONE:
                 return Refusal("gone", f"{_shown(uri)} {_GONE[error.errno]}")
@@ -100,12 +109,21 @@ class FileReader:
 
     def _remote(self, uri: str, size: int) -> bytes | Refusal:
         try:
+            storage.resolve(uri)
+        except UserError as error:  # an address that nothing could open; access that is refused is told by reading
+            return Refusal("unreadable", str(error))
+        try:
             content = storage.read_bounded(uri, self.max_bytes)
         except FileNotFoundError:
             return Refusal("gone", f"{uri} is not there")
         if size not in (UNKNOWN, len(content)):
             return Refusal("changed", f"it was listed with {size} bytes and has {len(content)}")
         return content
+
+
+def root_of(uri: str) -> str:
+    """The folder of a source as a path where it is one: local files are opened as such, a URI of them too."""
+    return str(storage.local_path(uri)) if storage.is_local(uri) else uri
 
 
 def _read_all(file: io.FileIO, limit: int) -> bytes:
@@ -118,8 +136,3 @@ def _read_all(file: io.FileIO, limit: int) -> bytes:
 
 def _shown(uri: bytes | str) -> str:
     return uri if isinstance(uri, str) else text_of(uri)
-
-
-def text_of(name: bytes) -> str:
-    r"""A file name as text; bytes that are no UTF-8 are shown as ``\xNN``."""
-    return name.decode("utf-8", "backslashreplace")

@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 from cnnjob import storage
 from cnnjob.config.prepare import PrepareConfig
 from cnnjob.data.sources.base import Listing, listing_table, table_digest
-from cnnjob.data.sources.files import MTIME, PATH, SIZE, FileReader, text_of
-from cnnjob.data.sources.walk import LITTER, LITTER_FOLDERS, Found, Walk, is_litter
+from cnnjob.data.sources.files import MTIME, PATH, SIZE, FileReader, root_of
+from cnnjob.data.sources.walk import LITTER, LITTER_FOLDERS, Found, Walk, is_litter, text_of
 from cnnjob.errors import DatasetError
 from cnnjob.schema import ID, SPLITS
 
@@ -53,9 +53,12 @@ class FolderSource:
         class_names = sorted(name for name in pc.unique(names).to_pylist() if name is not None)
         labels = pc.index_in(names, pa.array(class_names, pa.string()))
         own = {name: files.column(name) for name in (PATH, SIZE, MTIME)}
-        table = listing_table(ids, labels, given, **own)
+        table = listing_table(ids, labels, given, own)
         return Listing(
-            table, tuple(class_names), FileReader(self._uri, self._max_bytes), passed_over=dict(self._passed_over)
+            table,
+            tuple(class_names),
+            FileReader(root_of(self._uri), self._max_bytes),
+            passed_over=dict(self._passed_over),
         )
 
     @cached_property

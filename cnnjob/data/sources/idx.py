@@ -84,6 +84,8 @@ class IdxSource:
     def _pairs(self) -> dict[str, tuple[str, str]]:
         """Images and labels by split; raw files before .gz ones."""
         with storage.told(self._folder):
+            if not storage.exists(self._folder):
+                raise DatasetError(f"{self._folder} does not exist; source.uri should be a folder of IDX files.")
             names = sorted(name for name in storage.list_files(self._folder) if "/" not in name)
         found: dict[str, dict[str, str]] = {}
         sets = set()
@@ -122,16 +124,18 @@ def _read_header(uri: str) -> _Header:
     if len(content) < 4 + 4 * count:
         raise damaged(uri, 4 + 4 * count, len(content))
     header = _Header(struct.unpack(f">{count}I", content[4:]))
+    if 0 in header.dimensions[1:]:
+        raise DatasetError(f"{uri} has dimensions {header.dimensions}: pictures without a pixel.")
     if len(header.dimensions) == _COLOR_DIMENSIONS and header.dimensions[3] != 3:  # noqa: PLR2004 - RGB
         raise DatasetError(f"{uri} has dimensions {header.dimensions}; color pictures are N x H x W x 3.")
     found = storage.size(uri)
-    if not uri.endswith(".gz") and found != header.file_bytes:
+    if not storage.name(uri).endswith(".gz") and found != header.file_bytes:
         raise damaged(uri, header.file_bytes, found)
     return header
 
 
 def _head(uri: str, count: int) -> bytes:
-    if uri.endswith(".gz"):
+    if storage.name(uri).endswith(".gz"):
         with open_gzip(uri) as stream:
             return read_gzip(stream, count, uri)
     filesystem, path = storage.resolve(uri)
@@ -150,9 +154,9 @@ def _read_labels(uri: str) -> np.ndarray:
 
 
 def _unpacked(uri: str, header: _Header, scratch: str) -> str:
-    if not uri.endswith(".gz"):
+    if not storage.name(uri).endswith(".gz"):
         return uri
-    target = storage.join(scratch, uri.rsplit("/", 1)[1].removesuffix(".gz"))
+    target = storage.join(scratch, storage.name(uri).removesuffix(".gz"))
     if storage.size(target) != header.file_bytes:
         unpack_gzip(uri, target, header.file_bytes)
     return target

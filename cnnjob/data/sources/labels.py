@@ -80,11 +80,11 @@ def _named(values: pa.Array, class_names: Sequence[str] | None) -> tuple[pa.Arra
 
 
 def _numbered(values: pa.Array, class_names: Sequence[str] | None, where: str) -> tuple[pa.Array, tuple[str, ...]]:
-    known = values.drop_null().cast(pa.int64()).to_numpy()
+    known = values.drop_null().to_numpy()
     if class_names:
         names = tuple(class_names)
     else:
-        largest = int(known.max(initial=-1))
+        largest = int(known.max()) if len(known) else -1
         names = tuple(str(number) for number in range(min(largest + 1, MAX_NUMBERED_CLASSES)))
     check_labels(known, names, where)
     return values.cast(pa.int32()), names

@@ -67,7 +67,13 @@ class RecordReader:
         """The ids, which name a split and a record of it."""
         return rows.column(ID).to_pylist()  # type: ignore[no-any-return]
 
-    def _records(self, file: RecordFile, first: int, count: int) -> np.ndarray:
+    def _records(self, file: RecordFile, first: int, count: int) -> Iterator[np.ndarray]:
+        """The pixels of neighbours, some megabytes read at a time."""
+        step = max(1, _CHUNK_BYTES // self.record_bytes)
+        for start in range(first, first + count, step):
+            yield from self._read(file, start, min(step, first + count - start))
+
+    def _read(self, file: RecordFile, first: int, count: int) -> np.ndarray:
         """uint8 N x H x W or N x H x W x 3."""
         offset = file.header_bytes + first * self.record_bytes
         filesystem, path = storage.resolve(file.uri)
@@ -93,7 +99,7 @@ def list_records(files: Sequence[RecordFile], counts: Sequence[int], labels: np.
     records = np.concatenate([np.arange(count, dtype=np.int64) for count in counts])
     given = np.array([SPLITS.index(file.split) for file in files], dtype=np.int8)[numbers]
     own: dict[str, Any] = {FILE: pa.array(numbers), RECORD: pa.array(records)}
-    return listing_table(pa.array(ids, pa.string()), pa.array(labels.astype(np.int32)), pa.array(given), **own)
+    return listing_table(pa.array(ids, pa.string()), pa.array(labels.astype(np.int32)), pa.array(given), own)
 
 
 def unpack_gzip(uri: str, target: str, expected_bytes: int) -> None:

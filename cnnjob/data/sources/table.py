@@ -19,13 +19,13 @@ from cnnjob import storage
 from cnnjob.config.prepare import ColumnsConfig, PrepareConfig
 from cnnjob.data.decode import Refusal
 from cnnjob.data.sources.base import Content, Listing, identity_of, listing_table, table_digest
-from cnnjob.data.sources.files import MTIME, PATH, SIZE, UNKNOWN, FileReader
+from cnnjob.data.sources.files import MTIME, PATH, SIZE, UNKNOWN, FileReader, root_of
 from cnnjob.data.sources.labels import given_of, labels_of
-from cnnjob.data.sources.tabular import FILE, GROUP, OFFSET, read_columns, table_files
+from cnnjob.data.sources.tabular import FILE, GROUP, OFFSET, URI_COLUMN, read_columns, table_files
 from cnnjob.errors import DatasetError
 from cnnjob.schema import ID
 
-_LABEL, _SPLIT, _URI = "_label", "_split", "_uri"
+_LABEL, _SPLIT = "_label", "_split"
 _BATCH_ROWS = 256
 """Rows of encoded images in memory at a time."""
 
@@ -46,30 +46,30 @@ class BytesReader:
 
     def read(self, rows: pa.Table) -> Iterator[Content]:
         """The bytes of listed rows."""
-        places = [rows.column(name).to_numpy() for name in (FILE, GROUP, OFFSET)]
-        breaks = np.flatnonzero((np.diff(places[0]) != 0) | (np.diff(places[1]) != 0)) + 1
-        for run in np.split(np.arange(len(rows)), breaks):
-            if len(run):
-                file, group = (int(place[run[0]]) for place in places[:2])
-                yield from self._group(self.files[file], group, places[2][run])
+        files, groups, offsets = (rows.column(name).to_numpy() for name in (FILE, GROUP, OFFSET))
+        for run in _runs(files):
+            uri = self.files[int(files[run[0]])]
+            filesystem, path = storage.resolve(uri)
+            # Opened once for all its groups: reading the footer takes longer than reading a small group.
+            with storage.told(uri), filesystem.open_input_file(path) as stream, pq.ParquetFile(stream) as parquet:
+                for part in _runs(groups[run]):
+                    yield from self._group(parquet, int(groups[run][part[0]]), offsets[run][part])
 
     def uris(self, rows: pa.Table) -> list[str]:
         """File, row group and offset of listed rows."""
         places = (rows.column(name).to_pylist() for name in (FILE, GROUP, OFFSET))
         return [f"{self.files[file]}#{group}/{offset}" for file, group, offset in zip(*places, strict=True)]
 
-    def _group(self, uri: str, group: int, offsets: np.ndarray) -> Iterator[Content]:
+    def _group(self, parquet: pq.ParquetFile, group: int, offsets: np.ndarray) -> Iterator[Content]:
         """The images at ascending offsets of one row group."""
-        filesystem, path = storage.resolve(uri)
-        with storage.told(uri), filesystem.open_input_file(path) as stream, pq.ParquetFile(stream) as parquet:
-            start = 0
-            for batch in parquet.iter_batches(_BATCH_ROWS, [group], [self.column], use_threads=False):
-                low, high = np.searchsorted(offsets, [start, start + len(batch)])
-                for offset in offsets[low:high]:
-                    yield self._content(batch.column(0)[int(offset) - start])
-                start += len(batch)
-                if high == len(offsets):
-                    return
+        start = 0
+        for batch in parquet.iter_batches(_BATCH_ROWS, [group], [self.column], use_threads=False):
+            low, high = np.searchsorted(offsets, [start, start + len(batch)])
+            for offset in offsets[low:high]:
+                yield self._content(batch.column(0)[int(offset) - start])
+            start += len(batch)
+            if high == len(offsets):
+                return
 
     def _content(self, value: pa.Scalar) -> bytes | Refusal:
         if isinstance(value, pa.StructScalar) and value.is_valid:
@@ -80,6 +80,11 @@ class BytesReader:
         if buffer.size > self.max_bytes:
             return Refusal("too_many_bytes", f"{buffer.size} bytes, more than limits.max_bytes {self.max_bytes}")
         return bytes(buffer)
+
+
+def _runs(values: np.ndarray) -> list[np.ndarray]:
+    """Positions of runs of equal values."""
+    return [run for run in np.split(np.arange(len(values)), np.flatnonzero(np.diff(values)) + 1) if len(run)]
 
 
 class TableSource:
@@ -105,12 +110,13 @@ class TableSource:
         own = {
             name: rows.column(name) for name in rows.column_names if name in (PATH, SIZE, MTIME, FILE, GROUP, OFFSET)
         }
-        table = listing_table(rows.column(ID), labels, given, **keys, **own)
+        table = listing_table(rows.column(ID), labels, given, {**keys, **own})
         fields = tuple(table.schema.field(name) for name in keys)
         if self._columns.image:
             reader: Any = BytesReader(tuple(self._files), self._columns.image, config.limits.max_bytes)
-            return Listing(table, class_names, reader, fields, runs=self._runs())
-        root = storage.parent(self._files[0])
+            mean = sum(storage.size(uri) or 0 for uri in self._files) / len(table)
+            return Listing(table, class_names, reader, fields, runs=self._runs(), mean_bytes=mean)
+        root = root_of(storage.parent(self._files[0]))
         return Listing(table, class_names, FileReader(root, config.limits.max_bytes), fields)
 
     @cached_property
@@ -125,7 +131,7 @@ class TableSource:
         if self._config.split.method == "given":
             wanted[_SPLIT] = str(columns.split)
         if columns.uri:
-            wanted[_URI] = columns.uri
+            wanted[URI_COLUMN] = columns.uri
         table = read_columns(self._files, wanted, columns.id, columns.keys, columns.image)
         if not len(table):
             raise DatasetError(f"{self._uri} has no rows; there is nothing to prepare.")
@@ -139,11 +145,11 @@ class TableSource:
         return table
 
     def _with_places(self, table: pa.Table) -> pa.Table:
-        uris = table.column(_URI).combine_chunks()
+        uris = table.column(URI_COLUMN).combine_chunks()
         if ID not in table.column_names:
             table = table.append_column(ID, uris)
-        sizes, times = _looked_at(uris, storage.parent(self._files[0]))
-        table = table.drop_columns(_URI).append_column(PATH, uris.cast(pa.binary()))
+        sizes, times = _looked_at(uris, root_of(storage.parent(self._files[0])))
+        table = table.drop_columns(URI_COLUMN).append_column(PATH, uris.cast(pa.binary()))
         return table.append_column(SIZE, sizes).append_column(MTIME, times)
 
     def _runs(self) -> tuple[int, ...]:

@@ -17,6 +17,9 @@ GROUP = "_group"
 OFFSET = "_offset"
 _CSV = (".csv", ".csv.gz", ".tsv")
 _PARQUET = (".parquet", ".pq")
+URI_COLUMN = "_uri"
+_READ_OPTIONS = pacsv.ReadOptions(block_size=1 << 26)
+"""A row has to fit into a block, 64 MiB here and 1 MiB by default."""
 
 
 def table_files(uri: str) -> list[str]:
@@ -57,7 +60,8 @@ def read_columns(
     for number, uri in enumerate(files):
         try:
             pieces.append(_read_file(number, uri, wanted, id_column, keys, images))
-        except (pa.ArrowInvalid, pa.ArrowKeyError, UnicodeDecodeError) as error:
+        except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
+            # Arrow tells damaged content as an OSError without a number; those of the world have been told already.
             raise DatasetError(f"{uri} cannot be read as a table: {_one_line(error)}.") from error
     try:
         return pa.concat_tables(pieces)
@@ -68,51 +72,56 @@ def read_columns(
 def _read_file(
     number: int, uri: str, wanted: Mapping[str, str], id_column: str | None, keys: Sequence[str], images: str | None
 ) -> pa.Table:
-    is_csv = uri.lower().endswith(_CSV)
+    is_csv = storage.name(uri).lower().endswith(_CSV)
     if is_csv and images is not None:
         raise DatasetError(f"{uri}: images inside a table need Parquet; a CSV has no bytes. Use source.columns.uri.")
-    names = _csv_names(uri) if is_csv else _parquet_names(uri)
+    names = _csv_names(uri) if is_csv else _parquet_names(uri, images)
     found = {ID: id_column or ID} if id_column is not None or ID in names else {}
     columns = {**wanted, **found}
     _check_there([*columns.values(), *keys, *([images] if images else [])], names, uri)
     needed = list(dict.fromkeys([*columns.values(), *keys]))
-    table = _read_csv(uri, needed, set(columns.values())) if is_csv else _read_parquet(uri, needed)
+    table = _read_csv(uri, needed) if is_csv else _read_parquet(uri, needed)
     own = {name: table.column(column) for name, column in columns.items()}
     own.update({key: _plain(table.column(key)) for key in keys})
-    if ID in own:
-        own[ID] = own[ID].cast(pa.string())
+    for name in (ID, URI_COLUMN):
+        if name in own:
+            own[name] = own[name].cast(pa.string())
     if images is not None:
         own.update(_places(number, uri))
     return pa.table(own)
 
 
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Values without a dictionary, which is a way of storing them and differs from file to file."""
+    """Values without a dictionary, which is a way of storing them and differs from file to file; text as plain text."""
+    if column.type == pa.string_view():
+        return column.cast(pa.string())
     return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
 
 
-def _read_csv(uri: str, needed: list[str], text: set[str]) -> pa.Table:
+def _read_csv(uri: str, needed: list[str]) -> pa.Table:
     filesystem, path = storage.resolve(uri)
     convert = pacsv.ConvertOptions(
         include_columns=needed,
-        # Ids and labels stay as they are written: 007 is not 7.
-        column_types=dict.fromkeys(text, pa.string()),
+        # Values stay as they are written: 007 is not 7, neither as an id nor as a key.
+        column_types=dict.fromkeys(needed, pa.string()),
         strings_can_be_null=True,
         null_values=[""],
         quoted_strings_can_be_null=True,
     )
     with storage.told(uri), filesystem.open_input_stream(path) as stream:
-        return pacsv.read_csv(stream, parse_options=_parse_options(uri), convert_options=convert)
+        return pacsv.read_csv(stream, _READ_OPTIONS, _parse_options(uri), convert)
 
 
 def _csv_names(uri: str) -> list[str]:
     filesystem, path = storage.resolve(uri)
     with storage.told(uri), filesystem.open_input_stream(path) as stream:
-        return list(pacsv.open_csv(stream, parse_options=_parse_options(uri)).schema.names)
+        return list(pacsv.open_csv(stream, _READ_OPTIONS, _parse_options(uri)).schema.names)
 
 
 def _parse_options(uri: str) -> pacsv.ParseOptions:
-    return pacsv.ParseOptions(delimiter="\t" if uri.lower().endswith(".tsv") else ",", newlines_in_values=True)
+    return pacsv.ParseOptions(
+        delimiter="\t" if storage.name(uri).lower().endswith(".tsv") else ",", newlines_in_values=True
+    )
 
 
 def _read_parquet(uri: str, needed: list[str]) -> pa.Table:
@@ -121,10 +130,22 @@ def _read_parquet(uri: str, needed: list[str]) -> pa.Table:
         return parquet.read(columns=needed, use_threads=False)
 
 
-def _parquet_names(uri: str) -> list[str]:
+def _parquet_names(uri: str, images: str | None) -> list[str]:
     filesystem, path = storage.resolve(uri)
     with storage.told(uri), filesystem.open_input_file(path) as file, pq.ParquetFile(file) as parquet:
-        return list(parquet.schema_arrow.names)
+        schema = parquet.schema_arrow
+    if images is not None and images in schema.names and not _holds_images(schema.field(images).type):
+        raise DatasetError(
+            f"{uri}: the column {images!r} is {schema.field(images).type}, and encoded images are binary, or structs "
+            f"with a field `bytes`."
+        )
+    return list(schema.names)
+
+
+def _holds_images(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        return kind.get_field_index("bytes") >= 0 and _holds_images(kind.field("bytes").type)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind))
 
 
 def _places(number: int, uri: str) -> dict[str, pa.Array]:

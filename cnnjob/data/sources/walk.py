@@ -63,16 +63,15 @@ class Walk:
         while folders or links:
             if folders:
                 relative = folders.pop()
-                status = os.stat(os.path.join(self.root, relative))  # noqa: PTH116, PTH118 - bytes
-                seen.add((status.st_dev, status.st_ino))
+                seen.add(self._identity(relative))
             else:
                 relative = min(links)
                 links.remove(relative)
-                status = os.stat(os.path.join(self.root, relative))  # noqa: PTH116, PTH118
-                if (status.st_dev, status.st_ino) in seen:
+                identity = self._identity(relative)
+                if identity in seen:
                     self.passed_over[SEEN] += 1
                     continue
-                seen.add((status.st_dev, status.st_ino))
+                seen.add(identity)
             yield from self._folder(relative, folders, links)
 
     def _folder(self, relative: bytes, folders: list[bytes], links: list[bytes]) -> Iterator[Found]:
@@ -90,8 +89,18 @@ class Walk:
                     else:
                         yield _found(entry, path)
         except OSError as error:
-            where = os.fsdecode(os.path.join(self.root, relative))  # noqa: PTH118
-            raise DatasetError(f"{where} cannot be listed: {error.strerror}. Its files would be missing.") from error
+            raise self._unlisted(relative, error) from error
+
+    def _identity(self, relative: bytes) -> tuple[int, int]:
+        try:
+            status = os.stat(os.path.join(self.root, relative))  # noqa: PTH116, PTH118 - bytes
+        except OSError as error:
+            raise self._unlisted(relative, error) from error
+        return status.st_dev, status.st_ino
+
+    def _unlisted(self, relative: bytes, error: OSError) -> DatasetError:
+        where = text_of(os.path.join(self.root, relative))  # noqa: PTH118 - bytes
+        return DatasetError(f"{where[:300]} cannot be listed: {error.strerror}. Its files would be missing.")
 
 
 def _is_folder(entry: os.DirEntry[bytes]) -> bool:
@@ -107,3 +116,8 @@ def _found(entry: os.DirEntry[bytes], path: bytes) -> Found:
     except OSError:
         return Found(path, -1, 0)
     return Found(path, status.st_size if stat.S_ISREG(status.st_mode) else -1, status.st_mtime_ns)
+
+
+def text_of(name: bytes) -> str:
+    r"""A file name as text; bytes that are no UTF-8 are shown as ``\xNN``."""
+    return name.decode("utf-8", "backslashreplace")
