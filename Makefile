@@ -42,7 +42,7 @@ lint: $(READY_DEV)
 	$(BIN)/lint-imports
 
 test: $(READY_DEV)
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadgroup
 
 test-quick: $(READY_DEV)
 	$(BIN)/pytest -m "not ray and not slow"

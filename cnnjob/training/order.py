@@ -15,6 +15,11 @@ def num_steps(num_rows: int, global_batch_size: int) -> int:
     return -(-num_rows // global_batch_size)
 
 
+def is_stuck(epoch: int, best_epoch: int, patience: int | None) -> bool:
+    """Whether ``patience`` epochs in a row, up to ``epoch``, were no better than ``best_epoch``: then training ends."""
+    return patience is not None and epoch - best_epoch >= patience
+
+
 def share(total: int, rank: int, world_size: int) -> int:
     """A rank's part of ``total`` things dealt out evenly; lower ranks take one more where it does not divide."""
     return total // world_size + (rank < total % world_size)

@@ -29,7 +29,7 @@ from cnnjob.training.feed import EvaluationFeed, Place, TrainingFeed
 from cnnjob.training.loop import EpochSums, Loss, NotFiniteError, Trainer, evaluate, train_epoch
 from cnnjob.training.metrics import Tally, merge
 from cnnjob.training.optim import Average, class_weights, learning_rate, make_optimizer, restore, set_learning_rate
-from cnnjob.training.order import num_steps
+from cnnjob.training.order import is_stuck, num_steps
 
 EVALUATION_BATCH = 512
 TEST_KEY = "test"
@@ -98,7 +98,8 @@ class _Worker:
         validation = self._evaluation("val")
         first = self.progress.epoch + 1 if self.progress else 1
         for epoch in range(first, job.config.num_epochs + 1):
-            if self._is_stuck():
+            before = self.progress
+            if before and is_stuck(before.epoch, before.best_epoch, job.config.early_stopping_epochs):
                 break
             try:
                 sums = self._train(feed, epoch)
@@ -107,11 +108,6 @@ class _Worker:
                 return
             self._report_epoch(epoch, sums, self._validate(validation, epoch))
         self._test()
-
-    def _is_stuck(self) -> bool:
-        """Whether so many epochs brought no better one that the configured patience is at its end."""
-        patience, progress = self.job.config.early_stopping_epochs, self.progress
-        return patience is not None and progress is not None and progress.epoch - progress.best_epoch >= patience
 
     def _distribute(self) -> nn.Module:
         # Without find_unused_parameters DDP rebuilds its buckets once in each process, and with them the order of

@@ -37,21 +37,3 @@ def test_a_loss_that_is_not_finite_ends_the_run(line: Line, console: Console, tm
     assert run.info.status == "FAILED"
     assert "not finite" in run.data.tags["cnnjob.ended_because"]
     assert not list(client.search_registered_models())
-
-
-def test_a_training_that_gets_no_better_ends_early(line: Line, console: Console, tmp_path: Path) -> None:
-    """With early stopping the run ends after so many epochs without a better one; augmentation and weights go along."""
-    knobs = (
-        "num_epochs=30",
-        "early_stopping_epochs=1",
-        "augment.shift=2",
-        "augment.cutout=6",
-        "label_smoothing=0.1",
-        "class_weights=balanced",
-        "optimizer.gradient_clip=1.0",
-    )
-    config = kinds.load("train", shipped("train/digits.yaml"), sets(line, tmp_path, *knobs))
-    result = train.run(config, console)
-    assert result.best_epoch == len(result.epochs) - 1
-    assert len(result.epochs) < 30
-    assert result.test["accuracy"] > 0.9

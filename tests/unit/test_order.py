@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from cnnjob.training.order import epoch_order, num_steps, rank_range, share, step_slices
+from cnnjob.training.order import epoch_order, is_stuck, num_steps, rank_range, share, step_slices
 
 
 def test_shares_are_dealt_from_the_first_rank():
@@ -33,3 +33,12 @@ def test_order_depends_on_seed_epoch_and_rank(changed):
 def test_order_is_pinned():
     """The order never changes between versions: a run goes on in the order it was begun with."""
     assert epoch_order(8, seed=1, epoch=2, rank=3).tolist() == [4, 2, 6, 5, 1, 3, 7, 0]
+
+
+@pytest.mark.parametrize(
+    ("epoch", "best", "patience", "stuck"),
+    [(5, 5, 1, False), (5, 4, 1, True), (5, 4, 2, False), (9, 4, 5, True), (100, 1, None, False)],
+)
+def test_patience_ends_after_epochs_without_a_better_one(epoch, best, patience, stuck):
+    """Training ends when as many epochs as configured came after the best one; without patience it never does."""
+    assert is_stuck(epoch, best, patience) == stuck
