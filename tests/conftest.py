@@ -11,6 +11,7 @@ settings.register_profile("cnnjob", deadline=None, max_examples=50, database=Non
 settings.load_profile("cnnjob")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """All that needs the shared Ray runs in one process, one after another; the rest beside it, see the Makefile."""
     for item in items:
