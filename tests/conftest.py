@@ -11,14 +11,6 @@ settings.register_profile("cnnjob", deadline=None, max_examples=50, database=Non
 settings.load_profile("cnnjob")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All that needs the shared Ray runs in one process, one after another; the rest beside it, see the Makefile."""
-    for item in items:
-        if item.get_closest_marker("ray"):
-            item.add_marker(pytest.mark.xdist_group("ray"))
-
-
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory):
     """scikit-learn's digits as 3x32x32, in several shards and row groups."""
