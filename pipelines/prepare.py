@@ -30,6 +30,7 @@ class PrepareResult:
         refused: Rows refused, by reason.
         created: False where there was nothing left to do.
         classes: Rows by class and split.
+        missing: Classes without a row, by split.
         duplicates: Pictures that are in two splits, by the splits.
         passed_over: What lay in the source and is no row, by kind.
         contact_sheet: Where the picture of the data set lies.
@@ -42,6 +43,7 @@ class PrepareResult:
     refused: dict[str, int]
     created: bool
     classes: dict[str, dict[str, int]]
+    missing: dict[str, list[str]]
     duplicates: dict[str, int]
     passed_over: dict[str, int]
     contact_sheet: str
@@ -92,6 +94,7 @@ def _result(output: str, manifest: Manifest, *, created: bool) -> PrepareResult:
             name: {split: found.class_counts[label] for split, found in manifest.splits.items()}
             for label, name in enumerate(manifest.class_names)
         },
+        missing=manifest.missing_classes(),
         duplicates=manifest.duplicates,
         passed_over=manifest.passed_over,
         contact_sheet=storage.join(output, manifest.contact_sheet),
@@ -101,8 +104,8 @@ def _result(output: str, manifest: Manifest, *, created: bool) -> PrepareResult:
 
 def _remarks(result: PrepareResult) -> Iterator[str]:
     for split, rows in result.rows.items():
-        missing = [name for name, counts in result.classes.items() if not counts[split]]
-        if rows and missing:
+        missing = result.missing.get(split)
+        if missing:
             names = ", ".join(missing[:10]) + (", ..." if len(missing) > 10 else "")  # noqa: PLR2004 - a line
             yield f"{len(missing)} of {len(result.classes)} classes have no row in {split}: {names}"
         elif not rows:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from PIL import Image
 
 from cnnjob.config.load import load_config
@@ -105,8 +104,3 @@ def write_folder(
             image = np.random.default_rng(number).integers(0, 256, (*size, 3), dtype=np.uint8)
             (folder / f"{number:05d}.{kind}").write_bytes(encoded(image, kind))
             number += 1
-
-
-def table_of(**columns: Any) -> pa.Table:
-    """A table."""
-    return pa.table(columns)

@@ -1,89 +1,16 @@
-"""What storage does with stores that are no local disk: a real S3 server, servers that fail, and fsspec."""
+"""What storage does with stores that are no local disk: a real S3 server, servers that fail."""
 
-import threading
 import time
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
 from cnnjob import object_store, storage
-from cnnjob.errors import CnnjobError, IntegrityError, StorageError, UserError
+from cnnjob.errors import IntegrityError, StorageError, UserError
+from tests.servers import SILENCE, failure, listing, serving, told
 
-SILENCE = 0
-"""In a plan, in the place of a status: the request is never answered."""
 ODD_NAMES = ["what?.png", "50%41.png", "a b+c&d#e.png", "ü 蝶\n.png", "x::y.png", "it's.png"]
-
-
-class Answers(BaseHTTPRequestHandler):
-    """Answers each request as the server's ``plan`` says: (status, body), the last one for ever."""
-
-    protocol_version = "HTTP/1.1"
-
-    def _answer(self) -> None:
-        self.server.requests.append(f"{self.command} {self.path}")
-        self._skip_body()
-        status, body = self.server.plan[min(len(self.server.requests), len(self.server.plan)) - 1]
-        if status == SILENCE:
-            self.server.closing.wait(60)
-            self.close_connection = True
-            return
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("ETag", '"0"')
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    def _skip_body(self) -> None:
-        self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        if self.headers.get("Transfer-Encoding") == "chunked":
-            while length := int(self.rfile.readline(), 16):
-                self.rfile.read(length + len(b"\r\n"))
-            self.rfile.readline()
-
-    def __getattr__(self, name: str) -> object:
-        if name.startswith("do_"):
-            return self._answer
-        raise AttributeError(name)
-
-    def log_message(self, *_: object) -> None:
-        """Nothing is logged."""
-
-
-@contextmanager
-def serving(*plan: tuple[int, bytes]) -> Iterator[tuple[str, list[str]]]:
-    """The URL of a server that answers as planned, and the requests that it was sent."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
-    server.plan, server.requests, server.closing = plan, [], threading.Event()
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", server.requests
-    finally:
-        server.closing.set()
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
-def failure(code: str) -> bytes:
-    return f"<Error><Code>{code}</Code><Message>no</Message></Error>".encode()
-
-
-def listing(*keys: str) -> bytes:
-    contents = "".join(
-        f"<Contents><Key>{key}</Key><LastModified>2026-01-31T00:00:00.000Z</LastModified><Size>3</Size></Contents>"
-        for key in keys
-    )
-    return f"<ListBucketResult><Name>b</Name><IsTruncated>false</IsTruncated>{contents}</ListBucketResult>".encode()
-
-
-# What a user does with a bucket
 
 
 def test_objects_come_back_as_they_were_written(s3_folder):
@@ -270,16 +197,6 @@ def actions(uri: str) -> dict[str, object]:
     }
 
 
-def told(action, kind: type[CnnjobError]) -> str:
-    """The message of the error that the action ends with, which is one paragraph and no longer than a few lines."""
-    with pytest.raises(kind) as raised:
-        action()
-    message = str(raised.value)
-    assert "\n" not in message
-    assert len(message) < 500
-    return message
-
-
 @pytest.mark.parametrize("name", ["write", "write much", "list", "entries"])
 def test_a_bucket_that_does_not_exist(s3, s3_folder, name):
     """Writing to a bucket that does not exist, or listing it, is told with address and server, and creates none."""
@@ -415,87 +332,3 @@ def test_a_server_that_never_answers(s3_folder, monkeypatch, request):
 
 
 # fsspec
-
-
-@pytest.fixture
-def archive(tmp_path) -> Path:
-    """A zip archive with two files."""
-    path = tmp_path / "a.zip"
-    with zipfile.ZipFile(path, "w") as file:
-        file.writestr("in/one.txt", "hello")
-        file.writestr("two.txt", "x" * 3_000_000)
-    return path
-
-
-def test_archives_are_read_where_they_lie(archive):
-    """Files inside a zip archive are listed and read by a zip:// address."""
-    root = f"zip://::{archive}"
-    assert storage.list_files(root) == ["in/one.txt", "two.txt"]
-    assert storage.read_bytes(storage.join(root, "in", "one.txt")) == b"hello"
-    assert len(storage.read_bytes(storage.join(root, "two.txt"))) == 3_000_000
-    assert len(storage.read_bounded(storage.join(root, "two.txt"), 2_000_000)) == 2_000_001
-    assert storage.exists(storage.join(root, "in"))
-    assert not storage.exists(storage.join(root, "none"))
-
-
-def test_archives_that_are_missing_or_damaged(archive, tmp_path):
-    """A missing archive is as a missing file; a damaged one, and writing into one, is the user's mistake."""
-    assert not storage.exists(f"zip://a::{tmp_path}/none.zip")
-    assert storage.list_files(f"zip://a::{tmp_path}/none.zip") == []
-    with pytest.raises(FileNotFoundError):
-        storage.read_bytes(f"zip://a::{tmp_path}/none.zip")
-    (tmp_path / "bad.zip").write_bytes(b"no zip")
-    assert "no zip file" in told(lambda: storage.read_bytes(f"zip://a::{tmp_path}/bad.zip"), UserError)
-    told(lambda: storage.write_bytes(f"zip://new::{archive}", b"x"), UserError)
-
-
-def test_fsspec_stores_are_written_and_removed(tmp_path):
-    """A store of fsspec takes files, whose folders need not be there, and lets them be removed."""
-    folder = f"memory://{tmp_path.name}-new"
-    for name in ("a/b", "a/c"):
-        storage.write_bytes(storage.join(folder, name), pa.py_buffer(b"x"))
-    storage.remove(storage.join(folder, "a/b"))
-    assert storage.list_files(folder) == ["a/c"]
-    storage.remove(folder)
-    assert storage.list_files(folder) == []
-
-
-def test_http_servers_are_read(tmp_path):
-    """A file on an HTTP server is read, whole or in part, with its query kept."""
-    with serving((200, b"x" * 3_000_000)) as (endpoint, requests):
-        assert len(storage.read_bytes(f"{endpoint}/a?sig=1")) == 3_000_000
-        assert len(storage.read_bounded(f"{endpoint}/a?sig=1", 10)) == 11
-        assert storage.size(f"{endpoint}/a?sig=1") == 3_000_000
-    assert set(requests) == {"HEAD /a?sig=1", "GET /a?sig=1"}
-
-
-@pytest.mark.parametrize(
-    ("status", "kind"),
-    [
-        (404, FileNotFoundError),
-        (401, UserError),
-        (403, UserError),
-        (418, UserError),
-        (500, StorageError),
-        (503, StorageError),
-    ],
-)
-def test_http_failures_are_no_missing_files(status, kind):
-    """Only a 404 is a missing file; other answers are told for what they are, without the query's secret."""
-    with serving((status, b"")) as (endpoint, _):
-        for action in (storage.read_bytes, lambda uri: storage.read_bounded(uri, 1)):
-            with pytest.raises(kind) as raised:
-                action(f"{endpoint}/a?sig=SECRET")
-            assert status == 404 or "SECRET" not in str(raised.value)
-        if status == 404:
-            assert not storage.exists(f"{endpoint}/a?sig=SECRET")
-        else:
-            told(lambda: storage.exists(f"{endpoint}/a?sig=SECRET"), kind)
-
-
-def test_http_servers_that_are_gone():
-    """A closed port is told as the world's failure."""
-    with serving((200, b"")) as (endpoint, _):
-        pass
-    told(lambda: storage.read_bytes(f"{endpoint}/a"), StorageError)
-    told(lambda: storage.write_bytes(f"{endpoint}/a", b"x"), UserError)

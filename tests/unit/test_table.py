@@ -31,6 +31,15 @@ def write_parquet(path, row_group_size: int = 1000, **columns):
     return path
 
 
+def write_numbered(path, count: int, row_group_size: int):
+    """A table whose row k has the image ``k``."""
+    numbers = range(count)
+    images = [b"%d" % k for k in numbers]
+    return write_parquet(
+        path, row_group_size, id=[str(k) for k in numbers], image=images, label=[k % 2 for k in numbers]
+    )
+
+
 def refused(values: dict) -> dict[str, str]:
     return {name: value.reason for name, value in values.items() if isinstance(value, Refusal)}
 
@@ -84,13 +93,7 @@ def test_parquet_holds_encoded_bytes(pile):
 
 def test_rows_inside_a_table_are_read_from_any_place(pile):
     """A unit in the middle of a row group gets its own rows."""
-    path = write_parquet(
-        pile / "t.parquet",
-        5000,
-        id=[str(k) for k in range(3000)],
-        image=[b"%d" % k for k in range(3000)],
-        label=[k % 2 for k in range(3000)],
-    )
+    path = write_numbered(pile / "t.parquet", 3000, row_group_size=5000)
     listing = listing_of(source_config("manifest", path, columns={"image": "image"}))
     rows = listing.rows.slice(1111, 700)
     assert list(listing.reader.read(rows)) == [b"%d" % k for k in range(1111, 1811)]
@@ -208,15 +211,9 @@ def test_config_mistakes_are_told_together(tmp_path):
     assert "at least two names" in text
 
 
-def test_large_units_follow_row_groups(pile):
-    """Rows of one row group that are apart are found by their offsets."""
-    path = write_parquet(
-        pile / "t.parquet",
-        100,
-        id=[str(k) for k in range(400)],
-        image=[b"%d" % k for k in range(400)],
-        label=[k % 2 for k in range(400)],
-    )
+def test_rows_that_lie_apart_are_found_by_their_offsets(pile):
+    """Single rows of several row groups are found by their offsets."""
+    path = write_numbered(pile / "t.parquet", 400, row_group_size=100)
     listing = listing_of(source_config("manifest", path, columns={"image": "image"}))
     chosen = np.array([3, 50, 99, 100, 250, 399])
     found = list(listing.reader.read(listing.rows.take(chosen)))

@@ -118,7 +118,7 @@ class CifarSource:
             with (
                 storage.told(self._uri),
                 filesystem.open_input_stream(path, compression=None) as packed,
-                _unpacked(packed, is_packed=not self._uri.endswith(".tar")) as stream,
+                _unpacked(packed, is_packed=not storage.name(self._uri).endswith(".tar")) as stream,
             ):
                 with tarfile.open(fileobj=stream, mode="r|") as archive:
                     for member in archive:
