@@ -217,7 +217,8 @@ def _check_refused(job: Job, units: list[StagedUnit]) -> None:
         first = refused[0]
         raise RefusedRowsError(
             f"{len(refused)} of {rows} rows were refused ({_counted(refused)}), such as {first[URI]}: {first[DETAIL]}. "
-            f"limits.max_refused_share is {bound}; nothing was written."
+            f"That is more than limits.max_refused_share ({bound}) allows: mend or remove them, or raise it. "
+            f"Nothing was written."
         )
     labels = np.unique(np.concatenate([unit.labels for unit in units])).tolist()
     if refused and len(labels) < 2:  # noqa: PLR2004 - told with the reasons
