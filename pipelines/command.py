@@ -1,5 +1,6 @@
 """What every command shares: its options, and how it runs a job, prints its result or its error, and exits."""
 
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from enum import StrEnum
@@ -8,6 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from cnnjob import interrupt
 from cnnjob.errors import CnnjobError, JobError
 from pipelines.console import Console, guarded_stdout
 
@@ -35,6 +37,7 @@ class JobKind(StrEnum):
 
 def run_command(job: Callable[[Console], object], *, as_json: bool, debug: bool) -> None:
     """Call a job with a console; print its result, or its error, and exit."""
+    interrupt.install()
     with guarded_stdout() as out:
         console = Console(as_json=as_json, out=out, err=sys.stderr)
         try:
@@ -51,10 +54,11 @@ def run_command(job: Callable[[Console], object], *, as_json: bool, debug: bool)
             if debug:
                 raise
             _fail(JobError(f"{type(error).__name__}: {error}. With --debug you see where it happened."), console)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, interrupt.EndedBySignalError):
             console.close()
-            console.note("Interrupted. Run the same command again to go on.")
-            sys.exit(130)
+            if debug:
+                raise
+            _ended(interrupt.received() or signal.SIGINT, console)
         finally:
             console.close()
 
@@ -63,6 +67,12 @@ def _fail(error: CnnjobError, console: Console) -> NoReturn:
     console.note(f"Error: {error}")
     console.result({"error": type(error).__name__, "message": str(error), "exit_code": error.exit_code})
     sys.exit(error.exit_code)
+
+
+def _ended(by: signal.Signals, console: Console) -> NoReturn:
+    console.note(f"Ended by {by.name}. What is finished is kept; run the same command again to go on.")
+    console.result({"error": "EndedBySignalError", "message": f"ended by {by.name}", "exit_code": 128 + by})
+    sys.exit(128 + by)
 
 
 def with_date(kind: JobKind, sets: Sequence[str] | None, date: str | None) -> list[str]:

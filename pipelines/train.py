@@ -8,12 +8,13 @@ graph against the net on real rows, and register the bundle.
 
 import dataclasses
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from cnnjob import storage
+from cnnjob import interrupt, storage
 from cnnjob.cluster.session import Needs, session, worker_environment
 from cnnjob.config.load import dump_config
 from cnnjob.config.train import TrainConfig
@@ -25,11 +26,13 @@ from cnnjob.models.bundle import Bundle
 from cnnjob.models.export import check_parity, export_onnx, weights
 from cnnjob.models.presets import net_for
 from cnnjob.tracking import registry, runs
+from cnnjob.tracking.sender import MetricSender
 from cnnjob.tracking.server import Server, connect
-from cnnjob.training import driver, figures
-from cnnjob.training.order import num_steps
+from cnnjob.training import driver, figures, journal
+from cnnjob.training.feed import check_cache
+from cnnjob.training.order import num_steps, rank_range
 from cnnjob.training.state import RunState, computing_config, open_run, save_run
-from cnnjob.training.worker import NOT_FINITE_KEY, TEST_KEY, TrainJob
+from cnnjob.training.worker import TrainJob
 from cnnjob.versions import git_commit, library_versions
 from pipelines.console import Console
 
@@ -76,15 +79,15 @@ def run(config: TrainConfig, console: Console) -> TrainResult:
     state = open_run(run_folder, config, manifest.fingerprint)
     if state is not None and state.result is not None:
         return TrainResult(**{**state.result, "created": False})
+    _check_memory(config, manifest)
     with session(_needs(config), console):
         server = connect(config.tracking.uri, create=True)
-        if state is None:
-            state = _begin(server, config, manifest, run_folder)
+        if state is not None and runs.resume_run(server, state.run_id):
+            console.note(f"Run {config.name} goes on in {run_folder}")
         else:
-            runs.resume_run(server, state.run_id)
-            console.note(f"Run {config.name} goes on from its newest checkpoint")
+            state = _begin(server, config, manifest, run_folder)
         threads = driver.threads_of(config.cpus_per_worker)
-        job = TrainJob(config, manifest, net, run_folder, state.run_id, threads, began)
+        job = TrainJob(config, manifest, net, run_folder, state.run_id, threads, began, uuid.uuid4().hex)
         with _told_to_mlflow(server, state.run_id):
             entries = _train(job, server, console)
             result = _register(job, server, entries, manifest)
@@ -113,8 +116,9 @@ def _told_to_mlflow(server: Server, run_id: str) -> Iterator[None]:
             runs.end_run(server, run_id, "FAILED", reason=str(error))
         raise
     except BaseException as error:
+        by = interrupt.received()
         with suppress(TrackingError):
-            runs.end_run(server, run_id, "KILLED", reason=type(error).__name__)
+            runs.end_run(server, run_id, "KILLED", reason=by.name if by else type(error).__name__)
         raise
 
 
@@ -133,51 +137,76 @@ def _begin(server: Server, config: TrainConfig, manifest: Manifest, run_folder: 
     return state
 
 
+def _check_memory(config: TrainConfig, manifest: Manifest) -> None:
+    """Each worker's rows fit into its memory budget; the first worker has the most."""
+    start, stop = rank_range(manifest.splits["train"].rows, config.global_batch_size, 0, config.num_workers)
+    check_cache(manifest, stop - start, config.cache_bytes_per_worker)
+
+
 def _train(job: TrainJob, server: Server, console: Console) -> list[dict[str, Any]]:
+    """Train, telling what the journal has as it comes. Returns the entries of the epochs, and that of the test."""
     entries: list[dict[str, Any]] = []
-
-    def on_entry(entry: dict[str, Any]) -> None:
-        entries.append(entry)
-        if entry["key"] == NOT_FINITE_KEY:
-            return
-        if entry["key"] == TEST_KEY:
-            values = {"test_loss": entry["loss"], "test_accuracy": entry["accuracy"]}
-            step = job.config.num_epochs
-        else:
-            values = {key: entry[key] for key in EPOCH_KEYS[1:]}
-            step = entry["epoch"]
-            console.row("epochs", {key: entry[key] for key in EPOCH_KEYS})
-        runs.log_metrics(server, job.run_id, values, step=step, timestamp_ms=entry["timestamp_ms"])
-
+    events: list[dict[str, Any]] = []
     steps = num_steps(job.manifest.splits["train"].rows, job.config.global_batch_size)
     console.note(
         f"Training {job.config.name}: {job.manifest.splits['train'].rows:,} rows, {job.config.num_epochs} epochs of "
         f"{steps} steps, {job.config.num_workers} workers of {job.threads} thread(s)"
     )
-    driver.fit(job, worker_environment(), on_entry)
-    _check_finite(job, entries)
-    epochs = sum(entry["key"] != TEST_KEY for entry in entries)
+    with MetricSender(server, job.run_id, console.note) as metrics:
+
+        def on_entry(entry: dict[str, Any]) -> None:
+            if entry["kind"] not in (journal.EPOCH, journal.TEST):
+                events.append(entry)
+                _tell(entry, console)
+                return
+            entries.append(entry)
+            if entry["kind"] == journal.TEST:
+                values = {"test_loss": entry["loss"], "test_accuracy": entry["accuracy"]}
+                step = job.config.num_epochs
+            else:
+                values = {key: entry[key] for key in EPOCH_KEYS[1:]}
+                step = entry["epoch"]
+                console.row("epochs", {key: entry[key] for key in EPOCH_KEYS})
+            metrics.put(values, step=step, timestamp_ms=entry["timestamp_ms"])
+
+        driver.fit(job, worker_environment(), on_entry)
+    _check_finite(job, events)
+    epochs = sum(entry["kind"] == journal.EPOCH for entry in entries)
     if epochs < job.config.num_epochs:
         console.note(f"Stopped after epoch {epochs}: none was better for {job.config.early_stopping_epochs} epochs")
     return entries
 
 
-def _check_finite(job: TrainJob, entries: list[dict[str, Any]]) -> None:
+def _tell(event: dict[str, Any], console: Console) -> None:
+    """Say what happened to the run."""
+    match event["kind"]:
+        case "resumed":
+            for what in event["damaged"]:
+                console.note(f"Passed over: {what}. The checkpoint before it is used")
+            console.note(f"Going on after epoch {event['epoch']}" + (f", step {event['step']}" * (event["step"] > 0)))
+        case "failed":
+            said = "; ".join(f"rank {rank}: {what}" for rank, what in event["ranks"].items())
+            console.note(f"Workers failed: {said}")
+        case "stopped":
+            console.note(f"Stopped in epoch {event['epoch']} after step {event['step']}; a checkpoint has it")
+
+
+def _check_finite(job: TrainJob, events: list[dict[str, Any]]) -> None:
     """Tell a training that left the numbers: nothing of it is registered."""
-    for entry in entries:
-        if entry["key"] == NOT_FINITE_KEY:
-            ranks = ", ".join(str(rank) for rank in entry["ranks"])
+    for event in events:
+        if event["kind"] == "not_finite":
+            ranks = ", ".join(str(rank) for rank in event["ranks"])
             what = f"the loss on rank {ranks}" if ranks else "the gradient"
             raise TrainingError(
-                f"training of {job.config.name} stopped: {what} is not finite in epoch {entry['epoch']}, step "
-                f"{entry['step']}. Nothing was registered. Lower optimizer.learning_rate (now "
+                f"training of {job.config.name} stopped: {what} is not finite in epoch {event['epoch']}, step "
+                f"{event['step']}. Nothing was registered. Lower optimizer.learning_rate (now "
                 f"{job.config.optimizer.learning_rate:g}) or set optimizer.gradient_clip, and train under another name."
             )
 
 
 def _register(job: TrainJob, server: Server, entries: list[dict[str, Any]], manifest: Manifest) -> TrainResult:
-    epochs = [{key: entry[key] for key in EPOCH_KEYS} for entry in entries if entry["key"] != TEST_KEY]
-    tested = next(entry for entry in entries if entry["key"] == TEST_KEY)
+    epochs = [{key: entry[key] for key in EPOCH_KEYS} for entry in entries if entry["kind"] == journal.EPOCH]
+    tested = next(entry for entry in entries if entry["kind"] == journal.TEST)
     test = {key: tested[key] for key in ("loss", "accuracy", "rows")}
     bundle, parity, example = _bundle(job, {"best_epoch": tested["best_epoch"], "test": test})
     pictures = {

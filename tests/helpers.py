@@ -32,6 +32,7 @@ from cnnjob.scoring.plan import ScoringModel
 from cnnjob.training.checkpoint import Checkpoint, Progress
 from cnnjob.training.feed import Place, TrainingFeed
 from cnnjob.training.loop import EpochSums, Trainer, train_epoch
+from cnnjob.training.metrics import Tally
 from cnnjob.training.optim import Average, learning_rate, make_optimizer, restore, set_learning_rate
 from cnnjob.training.order import num_steps
 
@@ -214,13 +215,13 @@ class TrainingRun:
         torch.manual_seed(config.seed + epoch)
         self.epoch = epoch
         classes = len(manifest.class_names)
-        return train_epoch(trainer, feed.epoch(epoch), first_step=(epoch - 1) * steps, num_classes=classes)
+        return train_epoch(trainer, feed.epoch(epoch), first_step=(epoch - 1) * steps, tally=Tally.zero(classes))
 
     def checkpoint(self) -> Checkpoint:
         """Everything the run needs to go on."""
         state = {name: tensor.detach().clone() for name, tensor in self.module.state_dict().items()}
         average = {str(k): tensor for k, tensor in enumerate(self.average.tensors)} if self.average else {}
-        progress = Progress(self.epoch, self.epoch, 0.5, 0.75, "run", self.dataset.manifest.fingerprint)
+        progress = Progress(self.epoch, 0, self.epoch, 0.5, 0.75, "run", self.dataset.manifest.fingerprint)
         return Checkpoint(progress, state, state, average, self.optimizer.state_dict())
 
     def restore(self, checkpoint: Checkpoint) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import ray
 
+from cnnjob import interrupt
 from cnnjob.errors import ClusterError, ResourceError
 from cnnjob.progress import Progress
 
@@ -127,6 +128,7 @@ def session(needs: Needs, progress: Progress) -> Iterator[None]:
         _start_local(needs)
     else:
         _connect(address)
+    interrupt.reinstall()
     try:
         if address not in ("", "local"):
             _check_cluster(needs)

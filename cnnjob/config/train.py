@@ -139,11 +139,18 @@ class TrainConfig(Config):
     use_gpu: bool = False
     """One GPU for each worker."""
 
+    compile: bool = False
+    """Compile the net with torch.compile, on GPUs: on CPUs it makes training slower."""
+
     cache_bytes_per_worker: int = Field(default=2_000_000_000, ge=1)
     """Memory a worker may spend on its rows, kept as uint8, in bytes."""
 
     max_failures: int = Field(default=3, ge=0, le=1000)
-    """How often a failed group of workers is started again before the run fails."""
+    """How often a group of workers that lost one, or has one that hangs, is started again before the run fails."""
+
+    grace_s: float = Field(default=30, ge=1, le=3600)
+    """Time that the workers have, once the job is told to end (SIGTERM or Ctrl-C), to finish their step and write a
+    checkpoint, in seconds. After it the job ends without one, and goes on from the checkpoint before."""
 
     storage: Uri = Field(default="runs", validate_default=True)
     """Folder that holds a folder for each run: journal and checkpoints. On a cluster: shared by all nodes."""
@@ -177,4 +184,11 @@ def batch_reaches_every_worker(global_batch_size: int, num_workers: int) -> Iter
         )
 
 
-RULES = (one_net, batch_reaches_every_worker)
+@rule("compile", "use_gpu")
+def compiled_on_gpus(compile: bool, use_gpu: bool) -> Iterator[str]:  # noqa: A002, FBT001 - named as the keys
+    """torch.compile is for GPUs."""
+    if compile and not use_gpu:
+        yield "torch.compile makes training on CPUs slower; leave it out, or set use_gpu: true"
+
+
+RULES = (one_net, batch_reaches_every_worker, compiled_on_gpus)

@@ -1,7 +1,7 @@
 """MLflow runs: one for a training, with its parameters, its metrics by epoch, its figures."""
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +42,10 @@ def start_run(server: Server, experiment: str, name: str, params: Mapping[str, A
         return str(run.info.run_id)
 
 
-def log_metrics(server: Server, run_id: str, metrics: Mapping[str, float], *, step: int, timestamp_ms: int) -> None:
-    """Log metrics of one step. The same call again, with its timestamp, leaves one point."""
-    points = [Metric(key, float(value), timestamp_ms, step) for key, value in metrics.items()]
-    with asking(server, f"log metrics of step {step}"):
-        server.client.log_batch(run_id, metrics=points)
+def log_metrics(server: Server, run_id: str, points: Sequence[Metric]) -> None:
+    """Log metrics, 1,000 at the most. The same points again, with their timestamps, leave one each."""
+    with asking(server, f"log metrics of the run {run_id}"):
+        server.client.log_batch(run_id, metrics=list(points))
 
 
 def log_files(server: Server, run_id: str, files: Mapping[str, bytes]) -> None:
@@ -66,10 +65,17 @@ def end_run(server: Server, run_id: str, status: str, *, reason: str = "") -> No
         server.client.set_terminated(run_id, status)
 
 
-def resume_run(server: Server, run_id: str) -> None:
-    """Let a run that ended go on."""
+def resume_run(server: Server, run_id: str) -> bool:
+    """Let a run that ended go on. False where this server does not have it: the tracking address may change."""
     with asking(server, f"resume the run {run_id}"):
-        server.client.update_run(run_id, status="RUNNING")
+        try:
+            server.client.update_run(run_id, status="RUNNING")
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return False
+            raise
+        server.client.set_tag(run_id, REASON_TAG, "")
+        return True
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

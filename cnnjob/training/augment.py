@@ -1,7 +1,7 @@
 """Pictures changed at random before each step: flipped, shifted, with a square cut out; on uint8, a batch at once.
 
-What is drawn is a function of (seed, epoch, rank) and of the order of the batches, so a restarted run sees the same
-pictures. What moves in from outside, and what is cut out, is black.
+What is drawn is a function of (seed, epoch, rank, step), so a restarted run sees the same pictures. What moves in from
+outside, and what is cut out, is black.
 """
 
 from collections.abc import Iterable, Iterator
@@ -18,13 +18,15 @@ _PURPOSE = 1
 """Tells these draws from those of the order of rows, which have the same seed, epoch and rank."""
 
 
-def augmented(batches: Iterable[Batch], config: AugmentConfig, *, seed: int, epoch: int, rank: int) -> Iterator[Batch]:
-    """The batches with their pictures changed; the batches themselves where nothing is configured."""
+def augmented(
+    batches: Iterable[Batch], config: AugmentConfig, *, seed: int, epoch: int, rank: int, first_step: int = 0
+) -> Iterator[Batch]:
+    """The batches, the first of them that of step ``first_step`` (0 on), changed; or as they are."""
     if config == AugmentConfig():
         yield from batches
         return
-    generator = np.random.Generator(np.random.PCG64([seed, epoch, rank, _PURPOSE]))
-    for batch in batches:
+    for step, batch in enumerate(batches, start=first_step):
+        generator = np.random.Generator(np.random.PCG64([seed, epoch, rank, _PURPOSE, step]))
         yield replace(batch, images=augment(batch.images, config, generator))
 
 

@@ -1,14 +1,15 @@
 """A checkpoint on disk: tensors as safetensors, the rest as JSON, all under one digest. Nothing is a pickle.
 
-Written whole into a folder, which Ray Train moves to the run's storage; read back only if every byte is what was
-written. Random state needs no file: orders and seeds are functions of (seed, epoch, rank).
+The description is written last: a folder without it is no checkpoint, so one that is killed on the way is not there. It
+is read back only if every byte is what was written; ``latest`` passes over one that is not, and says so. Random state
+needs no file: orders, augmentation and dropout are functions of (seed, epoch, rank, step).
 """
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any
 
 import torch
@@ -17,13 +18,19 @@ from safetensors.torch import save as save_safetensors
 
 from cnnjob import storage
 from cnnjob.errors import FormatVersionError, IntegrityError, StorageError
+from cnnjob.phases import reached
 from cnnjob.schema import CHECKPOINT_FORMAT_VERSION
+from cnnjob.training.metrics import Tally
 
+FOLDER = "checkpoints"
 DESCRIPTION = "checkpoint.json"
 WEIGHTS = "weights.safetensors"
 AVERAGE = "average.safetensors"
 BEST = "best.safetensors"
 OPTIMIZER = "optimizer.safetensors"
+PARTIAL = "partial.safetensors"
+KEPT = 2
+"""Checkpoints that stay: the newest, and the one before it."""
 
 Tensors = Mapping[str, torch.Tensor]
 
@@ -33,8 +40,9 @@ class Progress:
     """How far a run is.
 
     Attributes:
-        epoch: Last finished epoch, 1 on.
-        best_epoch: The epoch with the best validation result so far.
+        epoch: Last finished epoch, 1 on; 0 before the first.
+        step: Finished steps of the epoch after it.
+        best_epoch: The epoch with the best validation result so far; 0 before the first.
         best_val_loss: Its validation loss.
         best_val_accuracy: Its validation accuracy.
         run_id: The run's MLflow id.
@@ -42,11 +50,17 @@ class Progress:
     """
 
     epoch: int
+    step: int
     best_epoch: int
     best_val_loss: float
     best_val_accuracy: float
     run_id: str
     data_fingerprint: str
+
+    @property
+    def name(self) -> str:
+        """Name of the checkpoint's folder; names are in the order of progress."""
+        return f"epoch-{self.epoch:05d}" + (f"-step-{self.step:09d}" if self.step else "")
 
 
 @dataclass(frozen=True)
@@ -56,9 +70,11 @@ class Checkpoint:
     Attributes:
         progress: How far it is.
         weights: The weights that training goes on from.
-        best: The weights of the best epoch; those that are registered.
+        best: The weights of the best epoch, those that are registered; empty before the first.
         average: The moving average of the weights, in the order of the parameters; empty without EMA.
         optimizer: ``state_dict`` of the optimizer.
+        partial: What each rank counted in an unfinished epoch, in rank order; empty between epochs.
+        entries: What was reported of each finished epoch, so that a report that got lost can be made again.
     """
 
     progress: Progress
@@ -66,28 +82,49 @@ class Checkpoint:
     best: Tensors
     average: Tensors
     optimizer: dict[str, Any]
+    partial: tuple[Tally, ...] = ()
+    entries: tuple[dict[str, Any], ...] = ()
 
 
-def write(checkpoint: Checkpoint, folder: Path) -> None:
-    """Write a checkpoint into an existing empty folder."""
+def save(checkpoint: Checkpoint, run_folder: str) -> None:
+    """Write a run's newest checkpoint, whole or not at all, and remove all but it and the one before.
+
+    Raises:
+        StorageError: It could not be written; the one before stands.
+    """
+    folder = storage.join(run_folder, FOLDER)
+    uri = storage.join(folder, checkpoint.progress.name)
+    # What lies there is damaged, or this name would not be written again.
+    storage.remove(uri)
+    write(checkpoint, uri)
+    for name in _names(run_folder)[KEPT:]:
+        storage.remove(storage.join(folder, name, DESCRIPTION))
+        storage.remove(storage.join(folder, name))
+
+
+def write(checkpoint: Checkpoint, uri: str) -> None:
+    """Write a checkpoint into a folder that has none."""
     state = checkpoint.optimizer["state"]
-    tensors = {f"{number}.{name}": value for number, values in state.items() for name, value in values.items()}
+    moments = {f"{number}.{name}": value for number, values in state.items() for name, value in values.items()}
     contents = {
         WEIGHTS: _pack(checkpoint.weights),
         BEST: _pack(checkpoint.best),
         AVERAGE: _pack(checkpoint.average),
-        OPTIMIZER: _pack(tensors),
+        OPTIMIZER: _pack(moments),
+        PARTIAL: _pack(_tensors_of(checkpoint.partial)),
     }
     for name, content in contents.items():
-        (folder / name).write_bytes(content)
+        storage.write_bytes(storage.join(uri, name), content)
+        reached("checkpoint file", file=name, epoch=checkpoint.progress.epoch)
     document = {
         "format_version": CHECKPOINT_FORMAT_VERSION,
         "progress": vars(checkpoint.progress),
         "param_groups": checkpoint.optimizer["param_groups"],
+        "entries": list(checkpoint.entries),
         "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()},
     }
-    document["digest"] = storage.digest_of(document)
-    (folder / DESCRIPTION).write_text(json.dumps(document, indent=1))
+    storage.write_bytes(storage.join(uri, DESCRIPTION), _sealed(document))
+    reached("checkpoint", epoch=checkpoint.progress.epoch, step=checkpoint.progress.step)
 
 
 def read(uri: str) -> Checkpoint:
@@ -99,46 +136,63 @@ def read(uri: str) -> Checkpoint:
     """
     where = storage.join(uri, DESCRIPTION)
     try:
-        document = storage.read_json(where)
-        contents = {name: storage.read_bytes(storage.join(uri, name)) for name in (WEIGHTS, BEST, AVERAGE, OPTIMIZER)}
-    except (OSError, StorageError) as error:
-        raise IntegrityError(f"the checkpoint {uri} is not whole: {error}") from error
-    if not isinstance(document, dict) or document.pop("digest", None) != storage.digest_of(document):
-        raise IntegrityError(f"{where} is damaged: it does not have the digest it was written with")
+        sealed = storage.read_bytes(where)
+        document = json.loads(sealed)
+    except (OSError, StorageError, ValueError, RecursionError) as error:
+        raise IntegrityError(f"{where} is damaged: {error}") from error
+    if not isinstance(document, dict) or document.pop("digest", None) is None or _sealed(document) != sealed:
+        raise IntegrityError(f"{where} is damaged: it is not what was written")
     if document["format_version"] != CHECKPOINT_FORMAT_VERSION:
         raise FormatVersionError.of("checkpoint", where, document["format_version"], CHECKPOINT_FORMAT_VERSION)
-    for name, content in contents.items():
-        if hashlib.sha256(content).hexdigest() != document["sha256"][name]:
-            raise IntegrityError(f"{storage.join(uri, name)} is damaged: it is not what was written")
+    tensors = {name: _read_tensors(storage.join(uri, name), digest) for name, digest in document["sha256"].items()}
     return Checkpoint(
         progress=Progress(**document["progress"]),
-        weights=load_safetensors(contents[WEIGHTS]),
-        best=load_safetensors(contents[BEST]),
-        average=load_safetensors(contents[AVERAGE]),
-        optimizer=_optimizer(load_safetensors(contents[OPTIMIZER]), document["param_groups"]),
+        weights=tensors[WEIGHTS],
+        best=tensors[BEST],
+        average=tensors[AVERAGE],
+        optimizer=_optimizer(tensors[OPTIMIZER], document["param_groups"]),
+        partial=_tallies_of(tensors[PARTIAL]),
+        entries=tuple(document["entries"]),
     )
-
-
-def folder_name(epoch: int) -> str:
-    """Name of the folder of an epoch's checkpoint, in the run's storage."""
-    return f"epoch-{epoch:05d}"
 
 
 def latest(run_folder: str) -> tuple[Checkpoint | None, list[str]]:
     """The newest sound checkpoint of a run, and what was wrong with newer ones that were passed over."""
-    names = {Path(path).parts[0] for path in storage.list_files(run_folder)}
     damaged: list[str] = []
-    for name in sorted((n for n in names if n.startswith("epoch-")), reverse=True):
+    for name in _names(run_folder):
         try:
-            return read(storage.join(run_folder, name)), damaged
+            return read(storage.join(run_folder, FOLDER, name)), damaged
         except IntegrityError as error:
             damaged.append(str(error))
     return None, damaged
 
 
+def _names(run_folder: str) -> list[str]:
+    """Folders with a description, newest first: those that were written to their end."""
+    paths = map(PurePosixPath, storage.list_files(storage.join(run_folder, FOLDER)))
+    return sorted({path.parts[0] for path in paths if path.name == DESCRIPTION}, reverse=True)
+
+
+def _sealed(document: Mapping[str, Any]) -> bytes:
+    """The document with its digest, as the very bytes that are written: another form of the same is damage too."""
+    sealed = {**document, "digest": storage.digest_of(document)}
+    return (json.dumps(sealed, indent=1, ensure_ascii=False) + "\n").encode()
+
+
 def _pack(tensors: Tensors) -> bytes:
     content: bytes = save_safetensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
     return content
+
+
+def _read_tensors(uri: str, digest: str) -> Tensors:
+    try:
+        content = storage.read_bytes(uri)
+    except (OSError, StorageError) as error:
+        raise IntegrityError(f"{uri} is damaged: {error}") from error
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise IntegrityError(f"{uri} is damaged: it is not what was written")
+    tensors: Tensors = load_safetensors(content)
+    return tensors
 
 
 def _optimizer(tensors: Tensors, param_groups: list[dict[str, Any]]) -> dict[str, Any]:
@@ -147,3 +201,17 @@ def _optimizer(tensors: Tensors, param_groups: list[dict[str, Any]]) -> dict[str
         number, name = key.split(".", 1)
         state.setdefault(int(number), {})[name] = tensor
     return {"state": state, "param_groups": param_groups}
+
+
+def _tensors_of(tallies: Sequence[Tally]) -> Tensors:
+    if not tallies:
+        return {}
+    losses = torch.tensor([tally.loss_sum for tally in tallies], dtype=torch.float64)
+    return {"loss_sum": losses, "confusion": torch.stack([torch.from_numpy(tally.confusion) for tally in tallies])}
+
+
+def _tallies_of(tensors: Tensors) -> tuple[Tally, ...]:
+    if not tensors:
+        return ()
+    pairs = zip(tensors["loss_sum"].tolist(), tensors["confusion"].numpy(), strict=True)
+    return tuple(Tally(loss, confusion) for loss, confusion in pairs)

@@ -1,24 +1,31 @@
-"""Ray Train, as thin as it goes: start the workers, follow the journal, hand back the best weights."""
+"""Ray Train, as thin as it goes: start the workers, follow the journal, pass on a signal, hand back the best weights.
+
+Ray Train keeps nothing of ours: checkpoints are the workers' (``checkpoint``), reports the journal's. So a run goes on
+from what is in its folder, whatever Ray knew of it.
+"""
 
 import math
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import ray.train
 import torch
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchTrainer
 
+from cnnjob import interrupt, storage
 from cnnjob.errors import CnnjobError, TrainingError
 from cnnjob.models.cnn import Classifier, build
 from cnnjob.training import checkpoint as checkpoints
-from cnnjob.training import worker
+from cnnjob.training import journal, ray_group
 from cnnjob.training.checkpoint import Progress
-from cnnjob.training.journal import JournalCallback, read_journal
+from cnnjob.training.stop import ask_to_stop, forget
 from cnnjob.training.worker import TrainJob
 
 JOURNAL_POLL_S = 0.2
+OnEntry = Callable[[dict[str, Any]], None]
 
 
 def threads_of(cpus_per_worker: float) -> int:
@@ -26,40 +33,44 @@ def threads_of(cpus_per_worker: float) -> int:
     return max(1, math.floor(cpus_per_worker))
 
 
-def fit(job: TrainJob, environment: Mapping[str, str], on_entry: Callable[[dict[str, Any]], None]) -> None:
+def fit(job: TrainJob, environment: Mapping[str, str], on_entry: OnEntry) -> None:
     """Train to the last epoch, going on from the newest checkpoint. A Ray session must be open.
+
+    Told to end by a signal, the workers finish their step, write a checkpoint and leave; if they have not within
+    ``grace_s``, the run ends without, and goes on from the checkpoint before.
 
     Args:
         job: What to train.
         environment: Variables that the workers need beside those they have.
-        on_entry: Called with each entry of the journal, once, in order, from another thread.
+        on_entry: Called with each entry of the journal, once, in the order they are found.
 
     Raises:
         TrainingError: Workers failed more often than ``max_failures``.
+        EndedBySignalError: A signal came.
     """
-    config = job.config
-    trainer = TorchTrainer(
-        worker.run,
-        train_loop_config={"job": job},
-        scaling_config=ScalingConfig(
-            num_workers=config.num_workers,
-            use_gpu=config.use_gpu,
-            resources_per_worker={"CPU": config.cpus_per_worker, **({"GPU": 1} if config.use_gpu else {})},
-        ),
-        run_config=RunConfig(
-            name=config.name,
-            storage_path=config.storage,
-            failure_config=FailureConfig(max_failures=config.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=2),
-            callbacks=[JournalCallback(job.run_folder)],
-            worker_runtime_env={"env_vars": dict(environment)} if environment else None,
-        ),
-    )
-    with _Follower(job.run_folder, on_entry):
-        try:
-            trainer.fit()
-        except ray.train.TrainingFailedError as error:
-            raise _failure(job, error) from error
+    journal.clear_events(job.run_folder)
+    training = _Training(_trainer(job, environment))
+    seen: set[str] = set()
+
+    def hand_over() -> None:
+        for entry in journal.read(job.run_folder, seen):
+            on_entry(entry)
+
+    try:
+        with interrupt.deferred() as asked:
+            leave_by = math.inf
+            while not training.wait(JOURNAL_POLL_S) and time.monotonic() < leave_by:
+                hand_over()
+                if asked and leave_by == math.inf:
+                    ask_to_stop(job.run_folder, job.attempt)
+                    leave_by = time.monotonic() + job.config.grace_s
+        hand_over()
+        if asked.signal is not None:
+            interrupt.end(asked.signal)
+        training.result(job)
+    finally:
+        forget(job.run_folder, job.attempt)
+        storage.remove(_scratch(job))
 
 
 def best_model(job: TrainJob) -> tuple[Classifier, Progress]:
@@ -78,31 +89,77 @@ def best_model(job: TrainJob) -> tuple[Classifier, Progress]:
     return module.to(torch.device("cpu")).eval(), sound.progress
 
 
-class _Follower:
-    """Hands over the journal's entries while training runs, and what is left of them when it ends."""
+class _Journal(UserCallback):  # type: ignore[misc]
+    """Appends to the journal in the controller's process. It only appends: if it blocked, training would."""
 
-    def __init__(self, run_folder: str, on_entry: Callable[[dict[str, Any]], None]) -> None:
-        self._run_folder = run_folder
-        self._on_entry = on_entry
-        self._seen: set[str] = set()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="journal", daemon=True)
+    def __init__(self, job: TrainJob) -> None:
+        self._run_folder = job.run_folder
+        self._attempt = job.attempt
 
-    def __enter__(self) -> None:
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+        """Append the report of rank 0, which is that of all ranks already."""
+        del run_context, checkpoint
+        journal.append(self._run_folder, metrics[0])
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """Append that workers failed: whether they are started again is Ray Train's decision."""
+        del run_context
+        said = {str(rank): _last_line(error) for rank, error in sorted(worker_exceptions.items())}
+        journal.append(self._run_folder, {**journal.event("failed"), "ranks": said, "attempt": self._attempt})
+
+
+class _Training:
+    """``trainer.fit()`` beside the main thread, which keeps its signals: Ray Train would take Ctrl-C for itself."""
+
+    def __init__(self, trainer: TorchTrainer) -> None:
+        self._trainer = trainer
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._fit, name="fit", daemon=True)
         self._thread.start()
 
-    def __exit__(self, *exception: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        self._hand_over()
+    def _fit(self) -> None:
+        try:
+            self._trainer.fit()
+        except BaseException as error:  # noqa: BLE001 - it is raised again where it is waited for
+            self._error = error
 
-    def _follow(self) -> None:
-        while not self._stop.wait(JOURNAL_POLL_S):
-            self._hand_over()
+    def wait(self, timeout_s: float) -> bool:
+        """Whether it is over within ``timeout_s``."""
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
 
-    def _hand_over(self) -> None:
-        for entry in read_journal(self._run_folder, self._seen):
-            self._on_entry(entry)
+    def result(self, job: TrainJob) -> None:
+        """Raise what it raised."""
+        if isinstance(self._error, ray.train.TrainingFailedError):
+            raise _failure(job, self._error) from self._error
+        if self._error is not None:
+            raise self._error
+
+
+def _trainer(job: TrainJob, environment: Mapping[str, str]) -> TorchTrainer:
+    config = job.config
+    return TorchTrainer(
+        ray_group.run,
+        train_loop_config={"job": job},
+        scaling_config=ScalingConfig(
+            num_workers=config.num_workers,
+            use_gpu=config.use_gpu,
+            resources_per_worker={"CPU": config.cpus_per_worker, **({"GPU": 1} if config.use_gpu else {})},
+        ),
+        run_config=RunConfig(
+            # Never a name it has seen: it would go on, without a word, from what it knows of that name.
+            name=job.attempt,
+            storage_path=storage.parent(_scratch(job)),
+            failure_config=FailureConfig(max_failures=config.max_failures),
+            callbacks=[_Journal(job)],
+            worker_runtime_env={"env_vars": dict(environment)} if environment else None,
+        ),
+    )
+
+
+def _scratch(job: TrainJob) -> str:
+    """Where Ray Train writes; nothing of it is read again."""
+    return storage.join(job.run_folder, "ray", job.attempt)
 
 
 def _failure(job: TrainJob, error: Exception) -> CnnjobError:
@@ -114,8 +171,12 @@ def _failure(job: TrainJob, error: Exception) -> CnnjobError:
             if isinstance(inner, CnnjobError):
                 return inner
             inner = getattr(inner, "cause", None) or inner.__cause__
-    said = "; ".join(f"rank {rank}: {str(cause).strip().splitlines()[-1]}" for rank, cause in sorted(by_rank.items()))
+    said = "; ".join(f"rank {rank}: {_last_line(cause)}" for rank, cause in sorted(by_rank.items()))
     return TrainingError(
         f"training of {job.config.name} failed: {said or error}. "
         f"Run the same command again to go on from the last checkpoint in {job.run_folder}."
     )
+
+
+def _last_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]

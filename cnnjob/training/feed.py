@@ -6,6 +6,7 @@ CPU (DESIGN.md, "Feeding"). Normalization is the model's, on its device: uint8 i
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
@@ -54,12 +55,12 @@ class TrainingFeed:
         self._place = place
         self._seed = seed
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """The batches of an epoch; as many on every rank."""
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch, from step ``first_step`` (0 on); as many on every rank."""
         order = epoch_order(len(self._labels), seed=self._seed, epoch=epoch, rank=self._place.rank)
         indices = torch.from_numpy(order)
         slices = step_slices(self._num_rows, self._global_batch_size, self._place.rank, self._place.world_size)
-        for part, global_rows in slices:
+        for part, global_rows in islice(slices, first_step, None):
             chosen = indices[part]
             yield Batch(self._images[chosen], self._labels[chosen], global_rows)
 

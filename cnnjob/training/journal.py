@@ -1,40 +1,50 @@
 """The journal of a run: one small file for each report of the workers, the first one for a key wins.
 
-Ray Train's controller writes it (it sees every rank's metrics and outlives the workers), the driver follows it:
-for the live table, and for MLflow. Timestamps are taken once, here, so a metric that is sent twice is the same
-metric to MLflow and leaves one point.
+Ray Train's controller writes it (it sees every rank's report and outlives the workers), the driver follows it: for the
+live table, and for MLflow. Timestamps are taken once, here, so a metric that is sent twice is the same metric to MLflow
+and leaves one point. Events (``event``) are told as they come; they are not kept, and have no part in the result.
 """
 
 import time
+import uuid
 from collections.abc import Iterator
 from typing import Any
-
-from ray.train import UserCallback
 
 from cnnjob import storage
 
 FOLDER = "journal"
+EPOCH = "epoch"
+TEST = "test"
+_EVENTS = "events"
 
 
-class JournalCallback(UserCallback):  # type: ignore[misc]
-    """Appends to the journal in the controller's process. It only appends: if it blocked, training would."""
-
-    def __init__(self, run_folder: str) -> None:
-        self._folder = storage.join(run_folder, FOLDER)
-
-    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-        """Write rank 0's metrics, which are those of all ranks already, under their key."""
-        del run_context, checkpoint
-        entry = {**metrics[0], "timestamp_ms": int(time.time() * 1000)}
-        uri = storage.join(self._folder, f"{entry['key']}.json")
-        if not storage.exists(uri):
-            storage.write_json(uri, entry)
+def event(kind: str) -> dict[str, Any]:
+    """The beginning of an entry that tells what happened: ``resumed``, ``stopped``, ``not_finite``, ``failed``."""
+    return {"key": f"{_EVENTS}/{time.time_ns()}-{uuid.uuid4().hex[:8]}", "kind": kind}
 
 
-def read_journal(run_folder: str, seen: set[str]) -> Iterator[dict[str, Any]]:
+def append(run_folder: str, entry: dict[str, Any]) -> None:
+    """Write an entry under its key, unless there is one.
+
+    Those it carries of earlier epochs are written where they are missing: their process died before they were.
+    """
+    for earlier in entry.get("entries", ()):
+        append(run_folder, {**earlier, "attempt": entry["attempt"]})
+    uri = storage.join(run_folder, FOLDER, f"{entry['key']}.json")
+    if not storage.exists(uri):
+        kept = {name: value for name, value in entry.items() if name != "entries"}
+        storage.write_json(uri, {**kept, "timestamp_ms": int(time.time() * 1000)})
+
+
+def read(run_folder: str, seen: set[str]) -> Iterator[dict[str, Any]]:
     """Entries that are not in ``seen`` yet, in order of their keys; their names are added to it."""
     folder = storage.join(run_folder, FOLDER)
     for name in storage.list_files(folder):
         if name.endswith(".json") and name not in seen:
             seen.add(name)
             yield storage.read_json(storage.join(folder, name))
+
+
+def clear_events(run_folder: str) -> None:
+    """Remove what earlier tries told; their entries of epochs stay."""
+    storage.remove(storage.join(run_folder, FOLDER, _EVENTS))

@@ -18,11 +18,13 @@ class EpochSums:
 
     Attributes:
         tally: Over the rows this rank saw, as predicted before each step's update.
+        steps: Steps done, fewer than there are batches where it was stopped.
         seconds: Wall time of the epoch's training part.
         first_batch_s: Wall time until the first batch was there.
     """
 
     tally: Tally
+    steps: int
     seconds: float
     first_batch_s: float
 
@@ -81,7 +83,7 @@ class NotFiniteError(Exception):
     """A step's gradient is not finite; every rank raises it at the same step, since all have the same gradient.
 
     Attributes:
-        step: Of the epoch, 0 on.
+        step: Of those done here, 0 on.
         loss_is_finite: Whether this rank's own loss was.
     """
 
@@ -91,12 +93,31 @@ class NotFiniteError(Exception):
         self.loss_is_finite = loss_is_finite
 
 
-def train_epoch(trainer: Trainer, batches: Iterable[Batch], *, first_step: int, num_classes: int) -> EpochSums:
-    """One pass over the batches.
+def never() -> bool:
+    """No stop."""
+    return False
+
+
+def train_epoch(
+    trainer: Trainer,
+    batches: Iterable[Batch],
+    *,
+    first_step: int,
+    tally: Tally,
+    should_stop: Callable[[], bool] = never,
+) -> EpochSums:
+    """One pass over the batches, or over what is left of them.
 
     The loss of a step is the sum over this rank's rows x world size / rows of all ranks. DDP averages gradients
     over ranks, so what is applied is exactly the gradient of the mean over the global batch, also where ranks
     have unequally many rows, or none.
+
+    Args:
+        trainer: What to train, and how.
+        batches: Of an epoch, or the rest of it.
+        first_step: Number in the run of the first of them, 0 on.
+        tally: What this rank has counted in the epoch before; the sums go on from it, to the same bits.
+        should_stop: Asked before each step; the same on all ranks.
 
     Raises:
         NotFiniteError: A gradient has an infinite or undefined number; the weights are those before the step.
@@ -104,14 +125,17 @@ def train_epoch(trainer: Trainer, batches: Iterable[Batch], *, first_step: int, 
     trainer.model.train()
     began = time.perf_counter()
     first_batch_s = 0.0
-    correct = torch.zeros(num_classes * num_classes, dtype=torch.int64, device=trainer.device)
-    loss_sum = torch.zeros((), dtype=torch.float64, device=trainer.device)
+    num_classes = len(tally.confusion)
+    cells_seen = torch.from_numpy(tally.confusion.reshape(-1)).to(trainer.device, copy=True)
+    loss_sum = torch.tensor(tally.loss_sum, dtype=torch.float64, device=trainer.device)
+    steps = 0
     for number, batch in enumerate(batches):
         if number == 0:
             first_batch_s = time.perf_counter() - began
+        if should_stop():
+            break
         trainer.before_step(first_step + number)
-        images = batch.images.to(trainer.device, non_blocking=True)
-        labels = batch.labels.to(trainer.device, non_blocking=True)
+        images, labels = _to(batch.images, trainer.device), _to(batch.labels, trainer.device)
         with torch.autocast(trainer.device.type, dtype=torch.bfloat16, enabled=trainer.bf16):
             logits = trainer.model(images)
         row_loss_sum = F.cross_entropy(logits.float(), labels, reduction="sum")
@@ -128,11 +152,11 @@ def train_epoch(trainer: Trainer, batches: Iterable[Batch], *, first_step: int, 
         trainer.optimizer.step()
         trainer.after_step(first_step + number)
         cells = labels * num_classes + logits.detach().argmax(dim=1)
-        correct += torch.bincount(cells, minlength=num_classes * num_classes)
+        cells_seen += torch.bincount(cells, minlength=num_classes * num_classes)
         loss_sum += row_loss_sum.detach()
-    confusion = correct.reshape(num_classes, num_classes).cpu().numpy()
-    tally = Tally(float(loss_sum), confusion)
-    return EpochSums(tally, time.perf_counter() - began, first_batch_s)
+        steps += 1
+    confusion = cells_seen.reshape(num_classes, num_classes).cpu().numpy()
+    return EpochSums(Tally(float(loss_sum), confusion), steps, time.perf_counter() - began, first_batch_s)
 
 
 def evaluate(model: nn.Module, batches: Iterable[Batch], *, device: torch.device, num_classes: int) -> Tally:
@@ -146,3 +170,10 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], *, device: torch.device
             loss = float(F.cross_entropy(logits, labels, reduction="sum"))
             tally = tally.count(loss, batch.labels.numpy(), logits.argmax(dim=1).cpu().numpy())
     return tally
+
+
+def _to(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """On a GPU through pinned memory, so that the copy runs beside the arithmetic; on the CPU as it is."""
+    if device.type != "cuda":
+        return tensor
+    return tensor.pin_memory().to(device, non_blocking=True)

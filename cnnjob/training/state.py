@@ -13,7 +13,15 @@ from cnnjob.errors import FormatVersionError, UserError
 from cnnjob.schema import CHECKPOINT_FORMAT_VERSION
 
 RUN_FILE = "run.json"
-FREE_KEYS = ("storage", "tracking", "cpus_per_worker", "cache_bytes_per_worker", "max_failures", "register_as")
+FREE_KEYS = (
+    "storage",
+    "tracking",
+    "cpus_per_worker",
+    "cache_bytes_per_worker",
+    "max_failures",
+    "grace_s",
+    "register_as",
+)
 """What may differ when a run goes on: where it runs and where it is told, not what it computes."""
 
 

@@ -1,39 +1,36 @@
-"""What one Ray Train worker does: set itself up, go on from the newest sound checkpoint, train, report.
+"""What one worker does: go on from the newest sound checkpoint, train, evaluate, report, leave when asked to.
 
-A thin adapter: rows come from ``feed``, the arithmetic is ``loop``, the state on disk ``checkpoint``.
+It knows no Ray: the group it works in is a ``Group``. Rows come from ``feed``, the arithmetic is ``loop``, what is
+trained ``learner``, the state on disk ``checkpoint``. Every rank does the same; rank 0 writes.
 """
 
-import tempfile
+import dataclasses
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import ray.train
-import ray.train.torch
 import torch
-import torch.distributed as dist
-from torch import nn
 
 from cnnjob.config.train import TrainConfig
 from cnnjob.data.manifest import Manifest
-from cnnjob.models.cnn import build
 from cnnjob.models.spec import Net
+from cnnjob.phases import reached
 from cnnjob.training import checkpoint as checkpoints
+from cnnjob.training import journal
 from cnnjob.training.augment import augmented
 from cnnjob.training.checkpoint import Checkpoint, Progress
-from cnnjob.training.feed import EvaluationFeed, Place, TrainingFeed
+from cnnjob.training.feed import EvaluationFeed, TrainingFeed
+from cnnjob.training.group import Agreement, Group, gather
+from cnnjob.training.learner import Learner
 from cnnjob.training.loop import EpochSums, Loss, NotFiniteError, Trainer, evaluate, train_epoch
 from cnnjob.training.metrics import Tally, merge
-from cnnjob.training.optim import Average, class_weights, learning_rate, make_optimizer, restore, set_learning_rate
+from cnnjob.training.optim import class_weights
 from cnnjob.training.order import is_stuck, num_steps
+from cnnjob.training.stop import watch
 
 EVALUATION_BATCH = 512
-TEST_KEY = "test"
-NOT_FINITE_KEY = "not_finite"
 
 
 @dataclass(frozen=True)
@@ -48,6 +45,7 @@ class TrainJob:
         run_id: The run's MLflow id.
         threads: Threads of each worker.
         began: Time of the command's start, seconds since the epoch.
+        attempt: Name of this command's try at the run; a stop that is asked for ends this one alone.
     """
 
     config: TrainConfig
@@ -57,109 +55,132 @@ class TrainJob:
     run_id: str
     threads: int
     began: float
+    attempt: str
 
 
-def run(loop_config: dict[str, TrainJob]) -> None:
-    """The function that Ray Train calls on every rank."""
-    _Worker(loop_config["job"]).run()
+class Worker:
+    """One rank of a run."""
 
-
-class _Worker:
-    def __init__(self, job: TrainJob) -> None:
-        context = ray.train.get_context()
-        self.job = job
-        self.place = Place(context.get_world_rank(), context.get_world_size())
-        self.device = ray.train.torch.get_device()
-        self.classes = job.net.num_classes
+    def __init__(self, job: TrainJob, group: Group) -> None:
         torch.set_num_threads(job.threads)
         torch.use_deterministic_algorithms(mode=True)
         # It would also fill every new tensor, to show reads of memory never written: 6 % of a step, for debugging.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-        statistics = job.manifest.statistics
-        self.module = build(job.net, statistics.mean, statistics.std, seed=job.config.seed)
-        self.model = self._distribute()
-        self.optimizer = make_optimizer(job.config.optimizer, self.module.parameters())
-        decay = job.config.optimizer.ema_decay
-        self.average = Average(self.module.parameters(), decay) if decay else None
-        self.progress: Progress | None = None
-        self.best: dict[str, torch.Tensor] = {}
+        self.job = job
+        self.group = group
+        self.place = group.place
+        self.classes = job.net.num_classes
+        self.steps = num_steps(job.manifest.splits["train"].rows, job.config.global_batch_size)
+        self.learner = Learner(job.config, job.net, job.manifest, group)
+        self.progress = Progress(0, 0, 0, 0.0, 0.0, job.run_id, job.manifest.fingerprint)
+        self.partial = Tally.zero(self.classes)
+        self.entries: list[dict[str, Any]] = []
+        self.first_step_s: float | None = None
 
     def run(self) -> None:
+        """Train to the last epoch, evaluate the best weights on the test split, and report all of it."""
         self._restore()
-        job = self.job
+        config = self.job.config
         feed = TrainingFeed(
-            job.config.dataset,
-            job.manifest,
+            config.dataset,
+            self.job.manifest,
             self.place,
-            global_batch_size=job.config.global_batch_size,
-            seed=job.config.seed,
-            cache_bytes=job.config.cache_bytes_per_worker,
+            global_batch_size=config.global_batch_size,
+            seed=config.seed,
+            cache_bytes=config.cache_bytes_per_worker,
         )
         validation = self._evaluation("val")
-        first = self.progress.epoch + 1 if self.progress else 1
-        for epoch in range(first, job.config.num_epochs + 1):
-            before = self.progress
-            if before and is_stuck(before.epoch, before.best_epoch, job.config.early_stopping_epochs):
-                break
-            try:
-                sums = self._train(feed, epoch)
-            except NotFiniteError as error:
-                self._report_not_finite(epoch, error)
-                return
-            self._report_epoch(epoch, sums, self._validate(validation, epoch))
+        with watch(self.job.run_folder, self.job.attempt) as asked:
+            should_stop = Agreement(self.place, asked)
+            while self.progress.epoch < config.num_epochs and not self._is_stuck():
+                if not self._epoch(feed, validation, should_stop):
+                    return
         self._test()
 
-    def _distribute(self) -> nn.Module:
-        # Without find_unused_parameters DDP rebuilds its buckets once in each process, and with them the order of
-        # summation: a restarted run then differs in the last bits at world size 3 (DESIGN.md, "Determinism").
-        options = {"find_unused_parameters": True, "broadcast_buffers": False}
-        wrapped: nn.Module = ray.train.torch.prepare_model(self.module, parallel_strategy_kwargs=options)
-        return wrapped
-
     def _restore(self) -> None:
-        sound, _ = checkpoints.latest(self.job.run_folder)
-        if sound is None:
-            return
-        self.module.load_state_dict(dict(sound.weights))
-        restore(self.optimizer, sound.optimizer)
-        if self.average:
-            for number, tensor in enumerate(self.average.tensors):
-                tensor.copy_(sound.average[str(number)])
-        self.progress, self.best = sound.progress, dict(sound.best)
+        sound, damaged = checkpoints.latest(self.job.run_folder)
+        if sound is not None:
+            self.learner.restore(sound)
+            self.progress, self.entries = sound.progress, list(sound.entries)
+            if sound.partial:
+                self.partial = sound.partial[self.place.rank]
+        if sound is not None or damaged:
+            progress = {"epoch": self.progress.epoch, "step": self.progress.step}
+            # With all that was reported before: of an entry that got lost with its process there is one again.
+            self._report({**journal.event("resumed"), **progress, "damaged": damaged, "entries": self.entries})
 
-    def _train(self, feed: TrainingFeed, epoch: int) -> list[EpochSums]:
-        config = self.job.config
-        steps = num_steps(self.job.manifest.splits["train"].rows, config.global_batch_size)
-        total = steps * config.num_epochs
-        # Dropout draws from torch's generator: seeded here, it too is a function of (seed, epoch, rank).
-        torch.manual_seed(_torch_seed(config.seed, epoch, self.place.rank))
+    def _is_stuck(self) -> bool:
+        progress = self.progress
+        return is_stuck(progress.epoch, progress.best_epoch, self.job.config.early_stopping_epochs)
+
+    def _epoch(self, feed: TrainingFeed, validation: EvaluationFeed, should_stop: Callable[[], bool]) -> bool:
+        """Train what is left of an epoch, and validate. False where the run ends here: stopped, or not finite."""
+        epoch, first_step = self.progress.epoch + 1, self.progress.step
+        try:
+            sums = self._train(feed, epoch, first_step, should_stop)
+        except NotFiniteError as error:
+            finite = gather(error.loss_is_finite, self.place)
+            ranks = [rank for rank, is_finite in enumerate(finite) if not is_finite]
+            # Raised, it would be taken for a fault of the worker, and tried again to the same end.
+            step = first_step + error.step + 1
+            self._report({**journal.event("not_finite"), "epoch": epoch, "step": step, "ranks": ranks})
+            return False
+        by_rank = gather(sums, self.place)
+        if first_step + sums.steps < self.steps:
+            self._leave(epoch, first_step + sums.steps, by_rank)
+            return False
+        val = self._validate(validation, epoch)
+        self.partial = Tally.zero(self.classes)
+        entry = self._entry(epoch, by_rank, sums.steps, val)
+        self.entries.append(entry)
+        self._save()
+        self._report(entry)
+        return True
+
+    def _train(self, feed: TrainingFeed, epoch: int, first_step: int, should_stop: Callable[[], bool]) -> EpochSums:
+        config, seed, rank = self.job.config, self.job.config.seed, self.place.rank
+        before_epoch = (epoch - 1) * self.steps
+        learner = self.learner
 
         def before(step: int) -> None:
-            set_learning_rate(self.optimizer, learning_rate(config.optimizer, step, total))
-
-        def after(step: int) -> None:
-            if self.average:
-                self.average.update(self.module.parameters(), step)
+            if self.first_step_s is None:
+                self.first_step_s = time.time() - self.job.began
+            reached("step", rank=rank, epoch=epoch, step=step - before_epoch)
+            if self.job.net.dropout:
+                # Dropout draws from torch's generator: seeded here, it too is a function of what it is seeded with.
+                torch.manual_seed(_torch_seed(seed, epoch, rank, step))
+            learner.before_step(step, self.steps * config.num_epochs)
 
         trainer = Trainer(
-            model=self.model,
-            optimizer=self.optimizer,
+            model=learner.model,
+            optimizer=learner.optimizer,
             world_size=self.place.world_size,
             before_step=before,
-            after_step=after,
-            device=self.device,
+            after_step=learner.after_step,
+            device=self.group.device,
             bf16=config.precision == "bf16",
             loss=self._loss(),
             gradient_clip=config.optimizer.gradient_clip,
         )
-        batches = augmented(feed.epoch(epoch), config.augment, seed=config.seed, epoch=epoch, rank=self.place.rank)
-        sums = train_epoch(trainer, batches, first_step=(epoch - 1) * steps, num_classes=self.classes)
-        return self._gather(sums)
+        batches = augmented(
+            feed.epoch(epoch, first_step), config.augment, seed=seed, epoch=epoch, rank=rank, first_step=first_step
+        )
+        return train_epoch(
+            trainer, batches, first_step=before_epoch + first_step, tally=self.partial, should_stop=should_stop
+        )
 
     def _loss(self) -> Loss:
         config, train = self.job.config, self.job.manifest.splits["train"]
-        weights = class_weights(train.class_counts).to(self.device) if config.class_weights == "balanced" else None
+        balanced = config.class_weights == "balanced"
+        weights = class_weights(train.class_counts).to(self.group.device) if balanced else None
         return Loss(config.label_smoothing, weights)
+
+    def _leave(self, epoch: int, step: int, by_rank: list[EpochSums]) -> None:
+        """Keep what is done of an epoch, and say that this run was asked to leave."""
+        if step > self.progress.step:
+            self.progress = dataclasses.replace(self.progress, step=step)
+            self._save(tuple(sums.tally for sums in by_rank))
+        self._report({**journal.event("stopped"), "epoch": epoch, "step": step})
 
     def _evaluation(self, split: str) -> EvaluationFeed:
         return EvaluationFeed(
@@ -172,82 +193,62 @@ class _Worker:
         Best is the highest validation accuracy, ties by lower loss, then by the earlier epoch.
         """
         before = self.progress
-        with self._registrable_weights():
+        best = (before.best_epoch, before.best_val_loss, before.best_val_accuracy)
+        with self.learner.registrable():
             tally = self._evaluate(feed)
-            better = before is None or (tally.accuracy, -tally.loss) > (before.best_val_accuracy, -before.best_val_loss)
-            if better:
-                self.best = self._state()
-        best = (epoch, tally.loss, tally.accuracy)
-        if before is not None and not better:
-            best = (before.best_epoch, before.best_val_loss, before.best_val_accuracy)
-        self.progress = Progress(epoch, *best, self.job.run_id, self.job.manifest.fingerprint)
+            if before.epoch == 0 or (tally.accuracy, -tally.loss) > (before.best_val_accuracy, -before.best_val_loss):
+                self.learner.best = self.learner.weights()
+                best = (epoch, tally.loss, tally.accuracy)
+        self.progress = Progress(epoch, 0, *best, before.run_id, before.data_fingerprint)
         return tally
 
-    @contextmanager
-    def _registrable_weights(self) -> Iterator[None]:
-        """The moving average in the place of the weights, where there is one."""
-        if self.average is None:
-            yield
-            return
-        parameters = list(self.module.parameters())
-        kept = [parameter.detach().clone() for parameter in parameters]
-        _copy(self.average.tensors, parameters)
-        try:
-            yield
-        finally:
-            _copy(kept, parameters)
-
     def _evaluate(self, feed: EvaluationFeed) -> Tally:
-        tally = evaluate(self.module, feed.batches(), device=self.device, num_classes=self.classes)
-        return merge(self._gather(tally))
+        tally = evaluate(self.learner.module, feed.batches(), device=self.group.device, num_classes=self.classes)
+        return merge(gather(tally, self.place))
 
-    def _state(self) -> dict[str, torch.Tensor]:
-        return {name: tensor.detach().cpu().clone() for name, tensor in self.module.state_dict().items()}
-
-    def _report_epoch(self, epoch: int, sums: list[EpochSums], val: Tally) -> None:
-        train = merge([each.tally for each in sums])
-        seconds = max(each.seconds for each in sums)
-        metrics = {
-            "key": checkpoints.folder_name(epoch),
+    def _entry(self, epoch: int, by_rank: list[EpochSums], steps: int, val: Tally) -> dict[str, Any]:
+        train = merge([each.tally for each in by_rank])
+        seconds = max(each.seconds for each in by_rank)
+        # Of an epoch that was begun by an earlier process, the rate is that of the part done here.
+        rows = train.rows * steps / self.steps
+        return {
+            "key": f"epoch-{epoch:05d}",
+            "kind": journal.EPOCH,
             "epoch": epoch,
             "train_loss": train.loss,
             "train_accuracy": train.accuracy,
             "val_loss": val.loss,
             "val_accuracy": val.accuracy,
-            "images_per_s": train.rows / seconds,
-            "first_batch_s": max(each.first_batch_s for each in sums),
+            "images_per_s": rows / seconds,
+            "first_batch_s": max(each.first_batch_s for each in by_rank),
             "seconds": seconds,
-            "seconds_to_first_step": time.time() - self.job.began - seconds,
+            "seconds_to_first_step": self.first_step_s,
         }
-        if self.place.rank != 0:
-            ray.train.report(metrics, checkpoint_dir_name=checkpoints.folder_name(epoch))
-            return
-        with tempfile.TemporaryDirectory() as folder:
-            assert self.progress is not None, "set by _remember"
-            average = {str(n): t for n, t in enumerate(self.average.tensors)} if self.average else {}
-            checkpoints.write(
-                Checkpoint(self.progress, self._state(), self.best, average, self.optimizer.state_dict()), Path(folder)
-            )
-            ray.train.report(
-                metrics,
-                checkpoint=ray.train.Checkpoint.from_directory(folder),
-                checkpoint_dir_name=checkpoints.folder_name(epoch),
-            )
 
-    def _report_not_finite(self, epoch: int, error: NotFiniteError) -> None:
-        """Tell it and end: raised, it would be taken for a fault of the worker, and tried again to the same end."""
-        finite = self._gather(error.loss_is_finite)
-        ranks = [rank for rank, is_finite in enumerate(finite) if not is_finite]
-        ray.train.report({"key": NOT_FINITE_KEY, "epoch": epoch, "step": error.step + 1, "ranks": ranks})
+    def _save(self, partial: tuple[Tally, ...] = ()) -> None:
+        if self.place.rank != 0:
+            return
+        learner = self.learner
+        state = learner.optimizer.state_dict()
+        checkpoints.save(
+            Checkpoint(
+                self.progress, learner.weights(), learner.best, learner.averages(), state, partial, tuple(self.entries)
+            ),
+            self.job.run_folder,
+        )
+
+    def _report(self, entry: dict[str, Any]) -> None:
+        reached("report", rank=self.place.rank, key=str(entry["key"]))
+        self.group.report({**entry, "attempt": self.job.attempt})
 
     def _test(self) -> None:
         """Once, at the end, with the best weights."""
-        assert self.progress is not None, "there is at least one epoch"
-        self.module.load_state_dict(self.best)
+        self.learner.module.load_state_dict(self.learner.best)
         tally = self._evaluate(self._evaluation("test"))
-        ray.train.report(
+        self._report(
             {
-                "key": TEST_KEY,
+                "key": journal.TEST,
+                "kind": journal.TEST,
                 "loss": tally.loss,
                 "accuracy": tally.accuracy,
                 "rows": tally.rows,
@@ -255,20 +256,6 @@ class _Worker:
                 "confusion": tally.confusion.tolist(),
             }
         )
-
-    def _gather(self, value: Any) -> list[Any]:
-        """Every rank's value, in rank order, on every rank."""
-        if self.place.world_size == 1:
-            return [value]
-        found: list[Any] = [None] * self.place.world_size
-        dist.all_gather_object(found, value)
-        return found
-
-
-def _copy(sources: Sequence[torch.Tensor], targets: Sequence[torch.Tensor]) -> None:
-    with torch.no_grad():
-        for source, target in zip(sources, targets, strict=True):
-            target.copy_(source)
 
 
 def _torch_seed(*parts: int) -> int:

@@ -72,6 +72,16 @@ def test_the_same_draws_change_pictures_alike():
         assert not torch.equal(images(), images(**change))
 
 
+def test_a_step_draws_by_itself():
+    """A step's pictures are the same whether the epoch begins before it or with it, and no two steps draw alike."""
+    batch = Batch(pictures(32), torch.zeros(32, dtype=torch.int64), 32)
+    config = AugmentConfig(flip=True, shift=1, cutout=3)
+    whole = [found.images for found in augmented([batch] * 4, config, seed=1, epoch=2, rank=0)]
+    rest = [found.images for found in augmented([batch] * 2, config, seed=1, epoch=2, rank=0, first_step=2)]
+    assert all(torch.equal(a, b) for a, b in zip(whole[2:], rest, strict=True))
+    assert not torch.equal(whole[0], whole[1])
+
+
 def test_nothing_configured_changes_nothing():
     """Without augmentation the batches go through as they are."""
     batch = Batch(pictures(3), torch.zeros(3, dtype=torch.int64), 3)

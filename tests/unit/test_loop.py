@@ -9,7 +9,7 @@ from cnnjob.models.cnn import build
 from cnnjob.training import checkpoint
 from cnnjob.training.feed import EvaluationFeed, Place, TrainingFeed
 from cnnjob.training.loop import Loss, NotFiniteError, Trainer, evaluate, train_epoch
-from cnnjob.training.metrics import merge
+from cnnjob.training.metrics import Tally, merge
 from tests.helpers import TrainingRun, small_net, train_config, training_rows
 
 CPU = torch.device("cpu")
@@ -48,7 +48,7 @@ def gradients_of_rank(model, dataset, rank, world_size) -> list[list[torch.Tenso
 
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     trainer = Trainer(model, optimizer, world_size, lambda _: None, after, CPU)
-    train_epoch(trainer, feed(dataset, rank, world_size).epoch(1), first_step=0, num_classes=3)
+    train_epoch(trainer, feed(dataset, rank, world_size).epoch(1), first_step=0, tally=Tally.zero(3))
     return found
 
 
@@ -110,7 +110,7 @@ def test_steps_are_numbered_through_the_run(dataset):
     trainer = Trainer(
         model, optimizer, 1, lambda k: seen.append(("before", k)), lambda k: seen.append(("after", k)), CPU
     )
-    train_epoch(trainer, feed(dataset, 0, 1).epoch(1), first_step=6, num_classes=3)
+    train_epoch(trainer, feed(dataset, 0, 1).epoch(1), first_step=6, tally=Tally.zero(3))
     assert seen == [(when, k) for k in (6, 7, 8) for when in ("before", "after")]
 
 
@@ -159,7 +159,7 @@ def test_a_restored_run_has_the_same_bits(dataset, precision, optimizer, tmp_pat
     """A run stopped after an epoch and restored from its checkpoint ends with the undisturbed run's bits."""
     stopped = TrainingRun(dataset, config_of(dataset, precision, optimizer), small_net(dataset.manifest, dropout=0.2))
     stopped.train_epoch(1)
-    checkpoint.write(stopped.checkpoint(), tmp_path)
+    checkpoint.write(stopped.checkpoint(), str(tmp_path))
     restored = TrainingRun(dataset, config_of(dataset, precision, optimizer), small_net(dataset.manifest, dropout=0.2))
     restored.restore(checkpoint.read(str(tmp_path)))
     restored.train_epoch(restored.epoch + 1)
@@ -207,7 +207,7 @@ def test_what_is_counted_is_the_plain_loss(dataset):
     model = classifier(dataset)
     strange = Loss(label_smoothing=0.5, class_weights=torch.tensor([3.0, 0.1, 1.0]))
     tallies = [
-        train_epoch(trainer_of(model, loss=loss), feed(dataset, 0, 1).epoch(1), first_step=0, num_classes=3).tally
+        train_epoch(trainer_of(model, loss=loss), feed(dataset, 0, 1).epoch(1), first_step=0, tally=Tally.zero(3)).tally
         for loss in (Loss(), strange)
     ]
     assert tallies[0].loss == tallies[1].loss
@@ -220,7 +220,7 @@ def test_a_clipped_gradient_has_the_bound_as_its_norm(dataset):
     for bound in (None, 1e-3, 1e6):
         model = classifier(dataset)
         trainer = trainer_of(model, gradient_clip=bound)
-        train_epoch(trainer, [next(iter(feed(dataset, 0, 1).epoch(1)))], first_step=0, num_classes=3)
+        train_epoch(trainer, [next(iter(feed(dataset, 0, 1).epoch(1)))], first_step=0, tally=Tally.zero(3))
         norms.append(float(torch.cat([p.grad.flatten() for p in model.parameters()]).norm()))
     assert norms[0] > 1e-2
     assert norms[1] == pytest.approx(1e-3, rel=1e-3)
@@ -239,7 +239,7 @@ def test_a_gradient_that_is_not_finite_ends_the_epoch(dataset):
 
     trainer = Trainer(model, torch.optim.SGD(model.parameters(), lr=0.0), 1, spoil, lambda _: None, CPU)
     with pytest.raises(NotFiniteError) as told:
-        train_epoch(trainer, feed(dataset, 0, 1).epoch(1), first_step=0, num_classes=3)
+        train_epoch(trainer, feed(dataset, 0, 1).epoch(1), first_step=0, tally=Tally.zero(3))
     assert told.value.step == 2
     assert not told.value.loss_is_finite
     name = next(reversed(before))

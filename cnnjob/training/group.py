@@ -1,0 +1,81 @@
+"""The workers of a run as one of them sees them: its rank, what it tells, and what all of them agree on.
+
+``Group`` is all that a worker needs of Ray Train (``ray_group``); tests form groups of bare processes.
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from cnnjob.training.feed import Place
+
+
+class Group(Protocol):
+    """A group of workers, with torch's process group set up where there is more than one."""
+
+    @property
+    def place(self) -> Place:
+        """Where this worker stands."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where this worker computes."""
+
+    def report(self, entry: dict[str, Any]) -> None:
+        """Put an entry into the journal: called by every rank, as often on each; that of rank 0 counts."""
+
+
+def distribute(module: nn.Module, group: Group) -> nn.Module:
+    """The module, wrapped so that a backward pass averages gradients over the group; as it is for a group of one.
+
+    Without ``find_unused_parameters`` DDP rebuilds its buckets once in each process, and with them the order of
+    summation: a restarted run then differs in the last bits at world size 3 (DESIGN.md, "Decisions").
+    """
+    if group.place.world_size == 1:
+        return module
+    devices = [group.device] if group.device.type == "cuda" else None
+    return DistributedDataParallel(module, device_ids=devices, broadcast_buffers=False, find_unused_parameters=True)
+
+
+def gather(value: Any, place: Place) -> list[Any]:
+    """Every rank's value, in rank order, on every rank."""
+    if place.world_size == 1:
+        return [value]
+    found: list[Any] = [None] * place.world_size
+    dist.all_gather_object(found, value)
+    return found
+
+
+class Agreement:
+    """Asks on rank 0 and answers alike on every rank, once a step, without making anyone wait.
+
+    The question of a step travels beside the step's arithmetic and is answered at the next one, so all ranks leave
+    at the same step. It has a group of its own on the CPU: no message to a GPU.
+    """
+
+    def __init__(self, place: Place, ask: Callable[[], bool]) -> None:
+        self._ask = ask
+        self._is_asker = place.rank == 0
+        self._group = dist.new_group(backend="gloo") if place.world_size > 1 else None
+        self._before = False
+        self._travelling: tuple[dist.Work, torch.Tensor] | None = None
+
+    def __call__(self) -> bool:
+        """Whether what is asked was so on rank 0, one step ago."""
+        if self._group is None:
+            answer, self._before = self._before, self._ask()
+            return answer
+        before, self._travelling = self._travelling, self._send()
+        if before is None:
+            return False
+        work, flag = before
+        work.wait()
+        return bool(flag.item())
+
+    def _send(self) -> tuple[dist.Work, torch.Tensor]:
+        flag = torch.tensor(int(self._is_asker and self._ask()), dtype=torch.int32)
+        return dist.broadcast(flag, src=0, group=self._group, async_op=True), flag

@@ -1,0 +1,134 @@
+"""Groups of bare worker processes: the product's worker without Ray, and what Ray Train does when one of them dies.
+
+Processes are forked from a server that has imported torch, and the compiler that its optimizers import. So a group
+starts in a fraction of a second, and a test can kill one at every step of a run.
+"""
+
+import dataclasses
+import json
+import multiprocessing
+import os
+import signal
+import tempfile
+from dataclasses import dataclass
+from datetime import timedelta
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch._inductor
+import torch.distributed as dist
+
+from cnnjob import phases
+from cnnjob.training import checkpoint, journal
+from cnnjob.training.checkpoint import Checkpoint
+from cnnjob.training.feed import Place
+from cnnjob.training.worker import TrainJob, Worker
+from tests.helpers import Dataset, small_net, train_config
+
+_PROCESSES = multiprocessing.get_context("forkserver")
+_PROCESSES.set_forkserver_preload(["tests.workers"])
+MAX_STARTS = 60
+FIGURES = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
+
+
+@dataclass(frozen=True)
+class BareGroup:
+    """A group whose reports rank 0 writes into the journal itself."""
+
+    place: Place
+    run_folder: str
+
+    @property
+    def device(self) -> torch.device:
+        """The CPU."""
+        return torch.device("cpu")
+
+    def report(self, entry: dict[str, Any]) -> None:
+        """Wait for every rank, as Ray Train does, then write."""
+        if self.place.world_size > 1:
+            dist.barrier()
+        if self.place.rank == 0:
+            journal.append(self.run_folder, entry)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A run that came to its end, or was stopped: how often it was started, and what it left."""
+
+    starts: int
+    checkpoint: Checkpoint
+    entries: list[dict[str, Any]]
+
+    @property
+    def figures(self) -> list[list[float]]:
+        """What was counted in each epoch, and on the test split: all that must not depend on what happened."""
+        epochs = [[entry[name] for name in FIGURES] for entry in self.entries if entry["kind"] == journal.EPOCH]
+        return [*epochs, *[[e["loss"], e["accuracy"]] for e in self.entries if e["kind"] == journal.TEST]]
+
+    def same_as(self, other: "Ended") -> bool:
+        """Whether the two left the same bits."""
+        pairs = ("weights", "best", "average")
+        tensors = [(getattr(self.checkpoint, name), getattr(other.checkpoint, name)) for name in pairs]
+        equal = all(torch.equal(mine[key], theirs[key]) for mine, theirs in tensors for key in mine)
+        progress = dataclasses.replace(self.checkpoint.progress, run_id=other.checkpoint.progress.run_id)
+        return equal and self.figures == other.figures and progress == other.checkpoint.progress
+
+
+def job_of(dataset: Dataset, run_folder: Path, **config: Any) -> TrainJob:
+    """A job of a small net on a data set."""
+    net = small_net(dataset.manifest, dropout=0.25)
+    return TrainJob(train_config(dataset, **config), dataset.manifest, net, str(run_folder), "run", 1, 0.0, "attempt")
+
+
+def kill(phase: str, marks: Path, **where: int | str) -> dict[str, Any]:
+    """A fault: SIGKILL at a named instant."""
+    name = "-".join([phase, *(f"{key}{value}" for key, value in where.items())]).replace(" ", "-")
+    return {"phase": phase, "signal": "SIGKILL", "mark": str(marks / name), "where": where}
+
+
+def run(job: TrainJob, faults: list[dict[str, Any]] | None = None) -> Ended:
+    """Run a job on a group of processes; where one dies, all are started again."""
+    for starts in range(1, MAX_STARTS + 1):
+        if _run_once(job, faults or []):
+            found, damaged = checkpoint.latest(job.run_folder)
+            assert found is not None, damaged
+            return Ended(starts, found, list(journal.read(job.run_folder, set())))
+    raise AssertionError(f"the run was started {MAX_STARTS} times and did not end")
+
+
+def _run_once(job: TrainJob, faults: list[dict[str, Any]]) -> bool:
+    with tempfile.TemporaryDirectory() as folder:
+        store = f"{folder}/store"
+        processes = [
+            _PROCESSES.Process(target=_work, args=(job, rank, store, json.dumps(faults)), daemon=True)
+            for rank in range(job.config.num_workers)
+        ]
+        for process in processes:
+            process.start()
+        waiting = {process.sentinel: process for process in processes}
+        while waiting:
+            for sentinel in wait(list(waiting)):
+                ended = waiting.pop(sentinel)  # type: ignore[arg-type]
+                ended.join()
+                if ended.exitcode:
+                    for other in waiting.values():
+                        other.kill()
+        codes = [process.exitcode for process in processes]
+        # The others fail because one was killed, or are killed first.
+        assert not any(codes) or -signal.SIGKILL in codes, "a worker failed by itself"
+        return not any(codes)
+
+
+def _work(job: TrainJob, rank: int, store: str, faults: str) -> None:
+    os.environ[phases.ENVIRONMENT] = faults
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    place = Place(rank, job.config.num_workers)
+    if place.world_size > 1:
+        dist.init_process_group(
+            "gloo", f"file://{store}", rank=rank, world_size=place.world_size, timeout=timedelta(seconds=60)
+        )
+    Worker(job, BareGroup(place, job.run_folder)).run()
+    if place.world_size > 1:
+        dist.destroy_process_group()
