@@ -19,26 +19,24 @@ from cnnjob.cluster.session import Needs, session, worker_environment
 from cnnjob.config.load import dump_config
 from cnnjob.config.train import TrainConfig
 from cnnjob.data.manifest import Manifest, read_manifest
-from cnnjob.data.rows import read_rows
 from cnnjob.errors import TrackingError, TrainingError
-from cnnjob.models import bundle as bundles
-from cnnjob.models.bundle import Bundle
-from cnnjob.models.export import check_parity, export_onnx, weights
 from cnnjob.models.presets import net_for
-from cnnjob.tracking import registry, runs
+from cnnjob.tracking import runs
 from cnnjob.tracking.sender import MetricSender
 from cnnjob.tracking.server import Server, connect
-from cnnjob.training import driver, figures, journal
+from cnnjob.training import driver, journal
+from cnnjob.training.evaluation import from_plain
 from cnnjob.training.feed import check_cache
+from cnnjob.training.observations import observations
 from cnnjob.training.order import num_steps, rank_range
 from cnnjob.training.state import RunState, computing_config, open_run, save_run
 from cnnjob.training.worker import TrainJob
-from cnnjob.versions import git_commit, library_versions
+from cnnjob.versions import git_commit
+from pipelines import training_trace
 from pipelines.console import Console
+from pipelines.register import TEST_METRICS, figures_of_test, register
 
 EPOCH_KEYS = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "images_per_s", "first_batch_s")
-EXAMPLE_ROWS = 8
-PARITY_ROWS = 512
 
 
 @dataclass(frozen=True)
@@ -49,9 +47,10 @@ class TrainResult:
         run_id: The MLflow run.
         model_name: Registered name.
         model_version: Its version.
-        epochs: A row for each epoch, see ``EPOCH_KEYS``.
+        epochs: A row for each epoch, see ``EPOCH_KEYS``, with an ``observation``.
         best_epoch: The epoch whose weights are registered.
-        test: ``loss`` and ``accuracy`` on the test split, and its ``rows``.
+        test: Of the test split: ``loss``, ``accuracy``, ``rows``, ``top_k`` and its ``k``, ``ece`` (expected
+            calibration error), ``macro_f1``, and ``classes``: ``name``, ``precision``, ``recall``, ``f1``, ``support``.
         seconds_to_first_step: From the command's start to the first epoch's first step.
         parity: Largest difference of a probability between the graph and the net.
         tracking_uri: Where MLflow has it.
@@ -90,19 +89,21 @@ def run(config: TrainConfig, console: Console) -> TrainResult:
         job = TrainJob(config, manifest, net, run_folder, state.run_id, threads, began, uuid.uuid4().hex)
         with _told_to_mlflow(server, state.run_id):
             entries = _train(job, server, console)
-            result = _register(job, server, entries, manifest)
+            result = _finish(job, server, entries)
     save_run(run_folder, dataclasses.replace(state, result=dataclasses.asdict(result)))
     runs.end_run(server, state.run_id, "FINISHED")
     return result
 
 
 def show(result: TrainResult, console: Console) -> None:
-    """The result for people."""
+    """The result for people: how the training went, and what the test split says."""
     if not result.created:
         console.say("Nothing to do: the run of this name is finished, with this config and these data")
+    training_trace.show(result.epochs, result.test, console)
+    test = result.test
     console.say(
         f"Registered {result.model_name} version {result.model_version} (epoch {result.best_epoch}): "
-        f"test accuracy {result.test['accuracy']:.4f}, loss {result.test['loss']:.4f}, {result.test['rows']:,} rows"
+        f"test accuracy {test['accuracy']:.4f}, loss {test['loss']:.4f}, {test['rows']:,} rows"
     )
 
 
@@ -161,7 +162,9 @@ def _train(job: TrainJob, server: Server, console: Console) -> list[dict[str, An
                 return
             entries.append(entry)
             if entry["kind"] == journal.TEST:
-                values = {"test_loss": entry["loss"], "test_accuracy": entry["accuracy"]}
+                found = figures_of_test(from_plain(entry["evaluation"]), job.manifest.class_names)
+                names = {"top_k": f"top{found['k']}"}
+                values = {f"test_{names.get(key, key)}": found[key] for key in TEST_METRICS}
                 step = job.config.num_epochs
             else:
                 values = {key: entry[key] for key in EPOCH_KEYS[1:]}
@@ -204,53 +207,20 @@ def _check_finite(job: TrainJob, events: list[dict[str, Any]]) -> None:
             )
 
 
-def _register(job: TrainJob, server: Server, entries: list[dict[str, Any]], manifest: Manifest) -> TrainResult:
+def _finish(job: TrainJob, server: Server, entries: list[dict[str, Any]]) -> TrainResult:
     epochs = [{key: entry[key] for key in EPOCH_KEYS} for entry in entries if entry["kind"] == journal.EPOCH]
+    for epoch, observation in zip(epochs, observations(epochs), strict=True):
+        epoch["observation"] = observation
     tested = next(entry for entry in entries if entry["kind"] == journal.TEST)
-    test = {key: tested[key] for key in ("loss", "accuracy", "rows")}
-    bundle, parity, example = _bundle(job, {"best_epoch": tested["best_epoch"], "test": test})
-    pictures = {
-        "figures/curves.png": figures.curves(epochs),
-        "figures/confusion_test.png": figures.confusion(tested["confusion"], manifest.class_names),
-        "config.yaml": dump_config(job.config).encode(),
-    }
-    runs.log_files(server, job.run_id, pictures)
-    registered = registry.register(server, job.run_id, job.config.model_name, bundle, example)
+    finished = register(job, server, epochs, tested["best_epoch"], from_plain(tested["evaluation"]))
     return TrainResult(
         run_id=job.run_id,
-        model_name=registered.name,
-        model_version=registered.version,
+        model_name=finished.model.name,
+        model_version=finished.model.version,
         epochs=epochs,
         best_epoch=tested["best_epoch"],
-        test=test,
+        test=finished.test,
         seconds_to_first_step=entries[0]["seconds_to_first_step"],
-        parity=parity,
+        parity=finished.parity,
         tracking_uri=server.uri,
     )
-
-
-def _bundle(job: TrainJob, metrics: dict[str, Any]) -> tuple[Bundle, float, Any]:
-    """Export the best weights, and check the graph against the net on real rows of the data set."""
-    manifest = job.manifest
-    module, _ = driver.best_model(job)
-    graph = export_onnx(module, job.net.shape, manifest.class_names)
-    rows = read_rows(job.config.dataset, manifest.splits["train"], 0, PARITY_ROWS, job.net.shape)
-    parity = check_parity(graph, module, rows.images)
-    statistics = manifest.statistics.model_dump(mode="json")
-    description = bundles.describe(
-        {
-            "architecture": dataclasses.asdict(job.net),
-            "class_names": manifest.class_names,
-            "image": manifest.image.model_dump(mode="json"),
-            "mean": manifest.statistics.mean,
-            "std": manifest.statistics.std,
-            "data_fingerprint": manifest.fingerprint,
-            "drift_reference": {key: statistics[key] for key in ("pixel_histogram", "class_shares")},
-            "config": job.config.model_dump(mode="json"),
-            "git_commit": git_commit(),
-            "metrics": metrics,
-            "versions": library_versions("cnnjob", "torch", "onnx", "onnxruntime", "ray", "mlflow", "numpy"),
-        }
-    )
-    files = {bundles.ONNX: graph, bundles.SAFETENSORS: weights(module), bundles.DESCRIPTION: description}
-    return Bundle(files), parity, rows.images[:EXAMPLE_ROWS]

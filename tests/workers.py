@@ -62,10 +62,10 @@ class Ended:
     entries: list[dict[str, Any]]
 
     @property
-    def figures(self) -> list[list[float]]:
+    def figures(self) -> list[Any]:
         """What was counted in each epoch, and on the test split: all that must not depend on what happened."""
         epochs = [[entry[name] for name in FIGURES] for entry in self.entries if entry["kind"] == journal.EPOCH]
-        return [*epochs, *[[e["loss"], e["accuracy"]] for e in self.entries if e["kind"] == journal.TEST]]
+        return [*epochs, *[e["evaluation"] for e in self.entries if e["kind"] == journal.TEST]]
 
     def same_as(self, other: "Ended") -> bool:
         """Whether the two left the same bits."""

@@ -66,13 +66,17 @@ class TrainingFeed:
 
 
 class EvaluationFeed:
-    """A rank's part of a split that is evaluated: in order, every row of the split on exactly one rank."""
+    """A rank's part of a split that is evaluated: in order, every row of the split on exactly one rank.
+
+    Attributes:
+        first_row: Number of its first row in the split.
+    """
 
     def __init__(self, dataset: str, manifest: Manifest, split: str, place: Place, *, batch_size: int) -> None:
         rows = manifest.splits[split].rows
-        start = sum(share(rows, lower, place.world_size) for lower in range(place.rank))
-        stop = start + share(rows, place.rank, place.world_size)
-        self._images, self._labels = _tensors(dataset, manifest, split, start, stop)
+        self.first_row = sum(share(rows, lower, place.world_size) for lower in range(place.rank))
+        stop = self.first_row + share(rows, place.rank, place.world_size)
+        self._images, self._labels = _tensors(dataset, manifest, split, self.first_row, stop)
         self._batch_size = batch_size
 
     def batches(self) -> Iterator[Batch]:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from cnnjob.training.evaluation import Evaluation, count, merge_evaluations, nothing
 from cnnjob.training.feed import Batch
 from cnnjob.training.metrics import Tally
 
@@ -170,6 +171,20 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], *, device: torch.device
             loss = float(F.cross_entropy(logits, labels, reduction="sum"))
             tally = tally.count(loss, batch.labels.numpy(), logits.argmax(dim=1).cpu().numpy())
     return tally
+
+
+def examine(
+    model: nn.Module, batches: Iterable[Batch], *, device: torch.device, num_classes: int, first_row: int
+) -> Evaluation:
+    """All that is told of a split at the end, over a rank's batches; their first row is the split's ``first_row``."""
+    model.eval()
+    parts = [nothing(num_classes)]
+    with torch.inference_mode():
+        for batch in batches:
+            logits = model(batch.images.to(device)).float()
+            parts.append(count(batch.labels.numpy(), F.log_softmax(logits, dim=1).cpu().numpy(), first_row))
+            first_row += len(batch.labels)
+    return merge_evaluations(parts)
 
 
 def _to(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

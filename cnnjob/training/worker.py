@@ -21,10 +21,11 @@ from cnnjob.training import checkpoint as checkpoints
 from cnnjob.training import journal
 from cnnjob.training.augment import augmented
 from cnnjob.training.checkpoint import Checkpoint, Progress
+from cnnjob.training.evaluation import merge_evaluations, to_plain
 from cnnjob.training.feed import EvaluationFeed, TrainingFeed
 from cnnjob.training.group import Agreement, Group, gather
 from cnnjob.training.learner import Learner
-from cnnjob.training.loop import EpochSums, Loss, NotFiniteError, Trainer, evaluate, train_epoch
+from cnnjob.training.loop import EpochSums, Loss, NotFiniteError, Trainer, evaluate, examine, train_epoch
 from cnnjob.training.metrics import Tally, merge
 from cnnjob.training.optim import class_weights
 from cnnjob.training.order import is_stuck, num_steps
@@ -244,18 +245,17 @@ class Worker:
     def _test(self) -> None:
         """Once, at the end, with the best weights."""
         self.learner.module.load_state_dict(self.learner.best)
-        tally = self._evaluate(self._evaluation("test"))
-        self._report(
-            {
-                "key": journal.TEST,
-                "kind": journal.TEST,
-                "loss": tally.loss,
-                "accuracy": tally.accuracy,
-                "rows": tally.rows,
-                "best_epoch": self.progress.best_epoch,
-                "confusion": tally.confusion.tolist(),
-            }
+        feed = self._evaluation("test")
+        part = examine(
+            self.learner.module,
+            feed.batches(),
+            device=self.group.device,
+            num_classes=self.classes,
+            first_row=feed.first_row,
         )
+        whole = to_plain(merge_evaluations(gather(part, self.place)))
+        best = {"best_epoch": self.progress.best_epoch}
+        self._report({"key": journal.TEST, "kind": journal.TEST, **best, "evaluation": whole})
 
 
 def _torch_seed(*parts: int) -> int:

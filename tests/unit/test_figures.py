@@ -1,0 +1,51 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cnnjob.training import figures
+from cnnjob.training.evaluation import count, merge_evaluations
+
+
+def evaluated(classes: int, num_rows: int = 400):
+    """An evaluation of random rows that are right more often than not."""
+    generator = np.random.default_rng(classes)
+    labels = generator.integers(0, classes, num_rows)
+    scores = generator.dirichlet(np.ones(classes), num_rows)
+    scores[np.arange(num_rows), labels] += generator.uniform(0, 1, num_rows)
+    return merge_evaluations([count(labels, np.log(scores / scores.sum(axis=1, keepdims=True)), 0)])
+
+
+def size_of(png: bytes) -> tuple[int, int]:
+    with Image.open(io.BytesIO(png)) as picture:
+        picture.load()
+        return picture.size
+
+
+@pytest.mark.parametrize("classes", [2, 10, 100])
+def test_figures_are_drawn_for_any_number_of_classes(classes):
+    """Confusion, calibration and mistakes are pictures of a size that a screen shows."""
+    found = evaluated(classes)
+    names = [f"class number {number}" for number in range(classes)]
+    images = [np.zeros((3, 8, 8), np.uint8)] * len(found.worst)
+    for png in (
+        figures.confusion(found.tally.confusion, names),
+        figures.reliability(found.calibration),
+        figures.mistakes(found.worst, images, names),
+    ):
+        assert all(200 < side < 2000 for side in size_of(png))
+
+
+def test_no_mistake_is_said():
+    """A split without a mistake, or without a row, has its figures too."""
+    assert size_of(figures.mistakes((), [], ["a", "b"]))
+    assert size_of(figures.reliability(merge_evaluations([evaluated(3, 0)]).calibration))
+
+
+@pytest.mark.parametrize("count_of", [1, 2, 50])
+def test_curves_are_drawn_for_any_number_of_epochs(count_of):
+    """One epoch is a picture too."""
+    keys = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")
+    rows = [{"epoch": number + 1, **dict.fromkeys(keys, 1 / (number + 1))} for number in range(count_of)]
+    assert size_of(figures.curves(rows, 1))
