@@ -27,6 +27,8 @@ WORKER_ENVIRONMENT = {
     # the page faults of getting them again.
     "MALLOC_MMAP_THRESHOLD_": "1073741824",
     "MALLOC_TRIM_THRESHOLD_": "4294967296",
+    # cuBLAS sums in a fixed order only with a workspace of a fixed size (torch.use_deterministic_algorithms).
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
 }
 
 NO_DASHBOARD = "http://127.0.0.1:9"

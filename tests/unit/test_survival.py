@@ -1,17 +1,22 @@
 """Runs whose workers are killed, stopped or find damage end with the bits of a run that nothing happened to."""
 
 import dataclasses
+import shutil
 from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
 
 from cnnjob.config.train import AugmentConfig, OptimizerConfig
+from cnnjob.errors import IntegrityError
 from cnnjob.training import checkpoint
+from cnnjob.training.feed import Place
 from cnnjob.training.stop import ask_to_stop
+from cnnjob.training.worker import Worker
 from tests import workers
 from tests.helpers import Dataset, PictureSource, prepare, prepare_config
-from tests.workers import Ended, job_of, kill
+from tests.workers import BareGroup, Ended, job_of, kill
 
 EPOCHS = 3
 STEPS = 4
@@ -109,3 +114,18 @@ def test_a_damaged_checkpoint_is_passed_over(dataset, undisturbed, tmp_path):
     assert resumed["epoch"] == 1
     assert "epoch-00002" in resumed["damaged"][0]
     assert ended.same_as(undisturbed(2, "fp32"))
+
+
+def test_the_test_split_is_not_looked_at_before_the_end(dataset, undisturbed, tmp_path):
+    """Where the test split cannot be read, training still comes to its end, with the same best epoch and weights."""
+    torn = tmp_path / "set"
+    shutil.copytree(dataset.path, torn)
+    shutil.rmtree(torn / "test")
+    job = job_of(Dataset(str(torn), dataset.manifest), tmp_path / "run", num_workers=1, **CONFIG)
+    with pytest.raises(IntegrityError, match="test"):
+        Worker(job, BareGroup(Place(0, 1), job.run_folder)).run()
+    found, _ = checkpoint.latest(job.run_folder)
+    whole = undisturbed(1, "fp32").checkpoint
+    assert found.progress == whole.progress
+    assert found.progress.epoch == EPOCHS
+    assert all(torch.equal(found.best[name], whole.best[name]) for name in whole.best)
