@@ -12,7 +12,7 @@ import pyarrow as pa
 
 DATASET_FORMAT_VERSION = 1
 BUNDLE_FORMAT_VERSION = 1
-SCORES_FORMAT_VERSION = 1
+SCORES_FORMAT_VERSION = 2
 CHECKPOINT_FORMAT_VERSION = 2
 
 SPLITS = ("train", "val", "test")
@@ -87,12 +87,13 @@ def dataset_schema(
     )
 
 
-def scores_schema(classes: Sequence[str], layout: str) -> pa.Schema:
+def scores_schema(classes: Sequence[str], layout: str, keys: Sequence[pa.Field] = ()) -> pa.Schema:
     """Rows of a table of scores.
 
     Args:
         classes: Class names; the order of the probabilities, also kept in the schema's metadata.
         layout: ``list`` for one fixed-size list, ``columns`` for a float32 column ``p_CLASS`` for each class.
+        keys: Columns that are carried over from the input, last.
     """
     if layout == "list":
         probabilities = [pa.field(PROBABILITIES, pa.list_(pa.float32(), len(classes)), nullable=False)]
@@ -107,6 +108,7 @@ def scores_schema(classes: Sequence[str], layout: str) -> pa.Schema:
             pa.field(MODEL_NAME, pa.string(), nullable=False),
             pa.field(MODEL_VERSION, pa.string(), nullable=False),
             pa.field(SCORED_AT, pa.timestamp("us", tz="UTC"), nullable=False),
+            *keys,
         ],
         metadata={
             "cnnjob.format_version": str(SCORES_FORMAT_VERSION),

@@ -9,13 +9,10 @@ What a store raises is told as a UserError or a StorageError, see ``told``; only
 stays a FileNotFoundError.
 """
 
-import ctypes
-import errno
 import hashlib
 import json
 import os
 import re
-import shutil
 import sys
 import uuid
 from collections.abc import Iterable, Iterator
@@ -31,14 +28,10 @@ import pyarrow.fs as pafs
 from cnnjob import object_store
 from cnnjob.errors import IntegrityError, UserError
 from cnnjob.object_store import told_unless_missing
+from cnnjob.phases import reached
 
 TEMPORARY_MARK = ".tmp-"
 DIGEST_SPAN = 2**256
-_AT_FDCWD = -100
-_RENAME_EXCHANGE = 2
-"""From linux/fs.h; see renameat2(2)."""
-
-
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _WITH_QUERY = ("s3", "http", "https")
 _PIECE_BYTES = 2**20
@@ -260,6 +253,22 @@ def _read(uri: str, limit: int) -> bytes:
         return b"".join(pieces)
 
 
+def copy(source: str, target: str) -> None:
+    """Copy a file within one store; an existing one is replaced at once. Where the source is gone, the target stays.
+
+    Raises:
+        FileNotFoundError: Neither is there.
+        StorageError: The store failed.
+    """
+    with told_unless_missing(target):
+        filesystem, path = resolve(source)
+        try:
+            filesystem.copy_file(path, resolve(target)[1])
+        except FileNotFoundError:
+            if not exists(target):
+                raise
+
+
 def read_json(uri: str) -> Any:
     """The JSON document in a file.
 
@@ -298,15 +307,20 @@ def _write_local(path: Path, content: bytes | pa.Buffer) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        reached("rename", file=path.name)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def write_json(uri: str, document: Any) -> None:
-    """Write a JSON document whole or not at all, readable by people and the same for the same content."""
-    text = json.dumps(document, indent=1, ensure_ascii=False, sort_keys=False, default=str)
-    write_bytes(uri, (text + "\n").encode())
+    """Write a JSON document whole or not at all."""
+    write_bytes(uri, json_bytes(document))
+
+
+def json_bytes(document: Any) -> bytes:
+    """A document as JSON, readable by people and the same for the same content."""
+    return (json.dumps(document, indent=1, ensure_ascii=False, sort_keys=False, default=str) + "\n").encode()
 
 
 def sha256(content: Any) -> str:
@@ -317,64 +331,6 @@ def sha256(content: Any) -> str:
 def digest_of(document: Any) -> str:
     """SHA-256 of a document of plain values, independent of the order of its keys."""
     return sha256(json.dumps(document, sort_keys=True, ensure_ascii=False, default=str).encode())
-
-
-def publish_folder(staged: Path, target: Path) -> None:
-    """Put a finished local folder in the place of ``target``, at once; the old one is removed after.
-
-    Where the kernel can, the two are exchanged (renameat2(2), RENAME_EXCHANGE), so a reader never finds nothing.
-    Elsewhere the old folder is moved aside first: for an instant there is none, and never half a one.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    sync_tree(staged)
-    if target.exists():
-        if exchange(staged, target):
-            shutil.rmtree(staged)
-        else:
-            aside = target.with_name(f"{target.name}{TEMPORARY_MARK}old-{uuid.uuid4().hex[:8]}")
-            target.rename(aside)
-            staged.rename(target)
-            shutil.rmtree(aside)
-    else:
-        staged.rename(target)
-    sync_folder(target.parent)
-
-
-def exchange(first: Path, second: Path) -> bool:
-    """Swap two paths of one filesystem at once. False where the kernel or the filesystem cannot."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    renameat2 = getattr(libc, "renameat2", None)
-    if renameat2 is None:
-        return False
-    result = renameat2(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE)
-    if result == 0:
-        return True
-    code = ctypes.get_errno()
-    if code in (errno.ENOSYS, errno.EINVAL, errno.EXDEV, errno.EOPNOTSUPP):
-        return False
-    raise OSError(code, os.strerror(code), str(second))
-
-
-def sync_tree(folder: Path) -> None:
-    """Flush every file and folder below ``folder`` to the disk, so that a rename never outlives its content."""
-    for path in _walk(folder):
-        sync_folder(path)
-
-
-def sync_folder(path: Path) -> None:
-    """Flush one file or folder to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    for root, _, files in os.walk(folder):
-        for name in files:
-            yield Path(root, name)
-        yield Path(root)
 
 
 def sum_of_digests(parts: Iterable[bytes]) -> int:

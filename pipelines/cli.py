@@ -17,7 +17,7 @@ import typer
 
 from cnnjob.errors import UserError
 from pipelines import cli_cluster
-from pipelines.command import Conf, Date, Debug, JobKind, Json, Sets, Tracking, run_command, with_date
+from pipelines.command import Conf, Date, Debug, First, JobKind, Json, Last, Sets, Tracking, run_command, with_date
 from pipelines.console import Console
 
 app = typer.Typer(
@@ -66,10 +66,31 @@ def train(conf: Conf, sets: Sets = None, json: Json = False, debug: Debug = Fals
 
 
 @app.command()
-def score(conf: Conf, date: Date = None, sets: Sets = None, json: Json = False, debug: Debug = False) -> None:
-    """Score one date's images into a committed Parquet table of class probabilities."""
-    overrides = with_date(JobKind.SCORE, sets, date)
-    run_command(_job(JobKind.SCORE, conf, overrides), as_json=json, debug=debug)
+def score(
+    conf: Conf,
+    date: Date = None,
+    first: First = None,
+    last: Last = None,
+    sets: Sets = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Score one date's images, or the dates of a range that are missing, into a committed Parquet table."""
+
+    def missing(console: Console) -> object:
+        if first is None or last is None or date is not None:
+            raise UserError("--from and --to go together, and without --date: they name the first and the last date")
+        from cnnjob.config import kinds
+
+        config = kinds.load("score", conf, sets or ())
+        from pipelines import score as job
+
+        result = job.run_range(config, first, last, console)
+        job.show(result, console)
+        return result
+
+    job = _job(JobKind.SCORE, conf, with_date(JobKind.SCORE, sets, date))
+    run_command(job if first is None and last is None else missing, as_json=json, debug=debug)
 
 
 @app.command()

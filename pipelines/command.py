@@ -17,7 +17,11 @@ Conf = Annotated[Path, typer.Argument(metavar="CONF", help="The YAML file of the
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key; repeatable.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one result object; all else goes to standard error.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-Date = Annotated[str | None, typer.Option("--date", metavar="YYYY-MM-DD", help="The date that is scored.")]
+Date = Annotated[
+    str | None, typer.Option("--date", metavar="YYYY-MM-DD", help="The date that is scored; or today, yesterday.")
+]
+First = Annotated[str | None, typer.Option("--from", metavar="YYYY-MM-DD", help="Score what is missing from this date")]
+Last = Annotated[str | None, typer.Option("--to", metavar="YYYY-MM-DD", help="on, to this one.")]
 Tracking = Annotated[str, typer.Option("--tracking", envvar="MLFLOW_TRACKING_URI", help="Folder or MLflow URI.")]
 Address = Annotated[str, typer.Option("--address", help="URL of the cluster's dashboard and jobs API.")]
 State = Annotated[str, typer.Option("--state", help="Folder with the token of the local head.")]

@@ -4,13 +4,13 @@ The table is published either way: late scores help nobody. A date beyond the bo
 that whoever runs the night is told.
 """
 
+import datetime as dt
 from dataclasses import dataclass
 
 from cnnjob.config.nightly import NightlyConfig
 from cnnjob.config.score import ScoreConfig
-from cnnjob.scoring import commit
-from cnnjob.scoring.commit import Table
 from cnnjob.scoring.drift import Drift, drift
+from cnnjob.scoring.table import Table, current
 from cnnjob.tracking.registry import resolve
 from cnnjob.tracking.server import connect
 from pipelines import score
@@ -30,7 +30,7 @@ class NightlyResult:
 def run(config: NightlyConfig, console: Console) -> NightlyResult:
     """Score and compare."""
     scored = score.run(config.score, console)
-    found = _drift(config.score)
+    found = _drift(config.score, dt.date.fromisoformat(scored.date))
     bounds = config.drift
     within = found.predictions <= bounds.max_psi_predictions and found.pixels <= bounds.max_psi_pixels
     return NightlyResult(scored, found, within)
@@ -43,9 +43,8 @@ def show(result: NightlyResult, console: Console) -> None:
     console.say(f"Drift (PSI): predictions {result.drift.predictions:.3f}, pixels {result.drift.pixels:.3f}: {verdict}")
 
 
-def _drift(config: ScoreConfig) -> Drift:
-    assert config.date is not None, "score.run has asked for it"
-    manifest = commit.current(Table(config.output, config.date))
+def _drift(config: ScoreConfig, date: dt.date) -> Drift:
+    manifest = current(Table(config.output, date))
     assert manifest is not None, "score.run has published it"
     uri = f"models:/{manifest.model['name']}/{manifest.model['version']}"
     reference = resolve(connect(config.tracking.uri), uri).bundle.description.drift_reference

@@ -1,31 +1,41 @@
 """``cnnjob score``: one date's images in, a committed table of class probabilities out.
 
-Resolve the model once and check its digest. Read the input's manifest and plan the units. If the date has been
-published from this very plan, say so and stop. Otherwise score the units that no earlier run finished, verify
-the parts against the input as both are read back, and publish them at once.
+Resolve the model once and check its digest. List the input and plan the units. If the date has been published from
+this very plan, say so and stop. Otherwise score the units that no earlier run finished, verify the parts against the
+input as both are read back, and publish them at once.
 """
 
 import datetime as dt
+import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from cnnjob import storage
-from cnnjob.cluster.session import Needs, cpus_available, machine_cpus, session
+from filelock import FileLock, Timeout
+
+from cnnjob import exclusive, storage
 from cnnjob.config.load import dump_config
+from cnnjob.config.prepare import ImageConfig
 from cnnjob.config.score import ScoreConfig
-from cnnjob.data.manifest import Manifest, read_manifest
-from cnnjob.data.rows import Span, read_span
-from cnnjob.errors import DatasetError, JobError, UserError
+from cnnjob.errors import CnnjobError, DatasetError, JobError, RefusedRowsError, StorageError
 from cnnjob.models import bundle as bundles
-from cnnjob.schema import ID
-from cnnjob.scoring import commit, job
-from cnnjob.scoring.commit import ScoresManifest, Table
-from cnnjob.scoring.plan import Plan, ScoringModel, plan_dataset
-from cnnjob.scoring.work import Desk, Receipt, finished, ids_digest
+from cnnjob.models.bundle import image_form
+from cnnjob.scoring import commit
+from cnnjob.scoring.dates import day_of, days, for_date, parse
+from cnnjob.scoring.inputs import DatasetInput, Input, open_input
+from cnnjob.scoring.plan import Plan, ScoringModel
+from cnnjob.scoring.table import ScoresManifest, Table, current
+from cnnjob.scoring.verify import verify
+from cnnjob.scoring.work import Desk, Receipt, finished, refused_of
 from cnnjob.tracking.registry import Resolved, resolve
 from cnnjob.tracking.server import connect
 from pipelines.console import Console
+
+_ROW_BYTES = 128
+"""Of a scored row on disk beside its probabilities, generously: id, class, times, what Parquet adds."""
 
 
 @dataclass(frozen=True)
@@ -59,50 +69,117 @@ class ScoreResult:
     units: dict[str, int]
 
 
+@dataclass(frozen=True)
+class RangeResult:
+    """What ``cnnjob score --from --to --json`` prints: a result for each date that was missing, in order."""
+
+    dates: list[ScoreResult]
+
+
+def now() -> dt.datetime:
+    """The clock."""
+    return dt.datetime.now(dt.UTC)
+
+
 def run(config: ScoreConfig, console: Console) -> ScoreResult:
-    """Score and publish what ``config`` asks for."""
+    """Score and publish the date that ``config`` asks for."""
+    # The one look at the clock: midnight may pass while the job runs, and its date stays.
+    date = day_of(config.date, now(), config.timezone)
+    return score_date(config, date, resolve(connect(config.tracking.uri), config.model), console)
+
+
+def run_range(config: ScoreConfig, first: str, last: str, console: Console) -> RangeResult:
+    """Score the dates from ``first`` to ``last`` that have no scores, in order.
+
+    A date with scores is left as it is, also where its input has changed since: ``--date`` scores it again. The first
+    date that fails ends the command; those before it are published, and the same command goes on with it.
+    """
+    asked = days(parse(first, "--from"), parse(last, "--to"))
+    missing = [day for day in asked if current(Table(config.output, day)) is None]
+    resolved = resolve(connect(config.tracking.uri), config.model) if missing else None
+    results = []
+    for day in missing:
+        assert resolved is not None, "there is a date to score"
+        results.append(score_date(config, day, resolved, console))
+        show(results[-1], console)
+    return RangeResult(results)
+
+
+def score_date(config: ScoreConfig, date: dt.date, resolved: Resolved, console: Console) -> ScoreResult:
+    """Score and publish one date."""
     began = time.perf_counter()
-    if config.date is None:
-        raise UserError("the date is missing: give --date YYYY-MM-DD, or set date in the config")
-    manifest = read_manifest(config.input.uri)
-    resolved = resolve(connect(config.tracking.uri), config.model)
+    table = Table(config.output, date)
+    before = commit.recover(table, config.history)
+    if before is not None and config.mode == "skip":
+        return _result(config, before, published=False, seconds=time.perf_counter() - began)
     model = _scoring_model(resolved)
-    _check_fit(config, manifest, resolved)
-    plan = plan_dataset(config, manifest, model)
-    table = Table(config.output, config.date)
-    before = commit.recover(table)
-    if before is not None and (before.plan_digest == plan.digest or config.mode == "skip"):
+    given = open_input(config, for_date(config.input.uri, date), _form(config, resolved))
+    _check_fit(config, given, resolved)
+    plan = given.plan(config, model)
+    if before is not None and before.plan_digest == plan.digest:
         return _result(config, before, published=False, seconds=time.perf_counter() - began)
     if before is not None and config.mode == "error":
         raise JobError(
-            f"{config.output} has scores for {config.date}, version {before.version} of model version "
+            f"{config.output} has scores for {date}, version {before.version} of model version "
             f"{before.model['version']}, and mode is error. Set mode: replace, or score another date."
         )
-    scored_at = _scored_at(table, plan, config)
-    desk = Desk(config.input.uri, table.staging(plan), model, config.probabilities, scored_at)
-    done = [receipt for unit in plan.units if (receipt := finished(unit, desk.staging))]
-    console.note(
-        f"Scoring {plan.rows:,} rows of {config.input.uri} for {config.date} with {model.name} version {model.version}"
-        + (f"; {len(done)} of {len(plan.units)} units were finished before" if done else "")
-    )
-    started = time.perf_counter()
-    receipts = [*done, *_score(config, plan, desk, resolved, {receipt.unit for receipt in done}, console)]
-    commit.verify(table, plan, receipts, _expected_ids(config.input.uri, plan))
-    published = commit.publish(table, plan, receipts, model, config.model_dump(mode="json"), scored_at)
-    now = time.perf_counter()
-    rate = (published.rows - sum(receipt.rows for receipt in done)) / (now - started)
-    units = {"planned": len(plan.units), "reused": len(done)}
-    return _result(config, published, published=True, seconds=now - began, images_per_s=rate, units=units)
+    _check_space(config, plan, model)
+    with _told_who_won(table, before), _informed(table, console):
+        published, receipts, done, started = _work(config, table, given, plan, resolved, model, before, console)
+    ended = time.perf_counter()
+    rate = sum(receipt.rows for receipt in receipts[done:]) / (ended - started)
+    units = {"planned": len(plan.units), "reused": done}
+    return _result(config, published, published=True, seconds=ended - began, images_per_s=rate, units=units)
 
 
-def show(result: ScoreResult, console: Console) -> None:
+def show(result: ScoreResult | RangeResult, console: Console) -> None:
     """The result for people."""
+    if isinstance(result, RangeResult):
+        count = len(result.dates)
+        console.say(f"{count} dates were missing and are scored" if count else "Nothing to do: no date is missing")
+        return
     state = "Published" if result.published else "Nothing to do, already published:"
     rate = f", {result.images_per_s:,.0f} images/s" if result.published else ""
+    refused = ", ".join(f"{count:,} {reason}" for reason, count in result.refused.items())
     console.say(
-        f"{state} {result.rows:,} rows for {result.date} in {result.output}, {sum(result.refused.values())} refused, "
-        f"model {result.model_name} version {result.model_version}{rate}"
+        f"{state} {result.rows:,} rows for {result.date} in {result.output}, {sum(result.refused.values()):,} refused"
+        f"{f' ({refused})' if refused else ''}, model {result.model_name} version {result.model_version}{rate}"
     )
+
+
+def _work(
+    config: ScoreConfig,
+    table: Table,
+    given: Input,
+    plan: Plan,
+    resolved: Resolved,
+    model: ScoringModel,
+    before: ScoresManifest | None,
+    console: Console,
+) -> tuple[ScoresManifest, list[Receipt], int, float]:
+    """Score what is left, verify, publish. Returns also all receipts, how many of them were there, and the start."""
+    staging = table.staging(plan.digest)
+    scored_at = _scored_at(staging, plan, config, before)
+    desk = Desk(given.stage(staging), staging, model, config.probabilities, scored_at, given.keys)
+    receipts = [receipt for unit in plan.units if (receipt := finished(unit, staging))]
+    done = len(receipts)
+    console.note(
+        f"Scoring {plan.rows:,} rows for {table.date} with {model.name} version {model.version}"
+        + (f"; {done} of {len(plan.units)} units were finished before" if done else "")
+    )
+    started = time.perf_counter()
+    receipts.extend(_score(config, plan, desk, resolved, {receipt.unit for receipt in receipts}, console))
+    _check_refused(config, plan, receipts)
+    verify(staging, plan, receipts, given)
+    document = config.model_dump(mode="json")
+    published = commit.publish(table, plan, receipts, model, document, scored_at, base=before, history=config.history)
+    return published, receipts, done, started
+
+
+def _form(config: ScoreConfig, resolved: Resolved) -> ImageConfig:
+    """The form of the model's data set, with what the config says otherwise."""
+    changed = {key: value for key, value in config.image.model_dump().items() if value is not None}
+    return image_form(resolved.bundle.description).model_copy(update=changed)
 
 
 def _scoring_model(resolved: Resolved) -> ScoringModel:
@@ -112,51 +189,112 @@ def _scoring_model(resolved: Resolved) -> ScoringModel:
     )
 
 
-def _check_fit(config: ScoreConfig, manifest: Manifest, resolved: Resolved) -> None:
-    """The model takes images of the form that the input has."""
-    wanted, found = resolved.bundle.description.image, manifest.image
+def _check_fit(config: ScoreConfig, given: Input, resolved: Resolved) -> None:
+    """The model takes images of the form that a prepared data set has; raw images are brought to it."""
+    if not isinstance(given, DatasetInput):
+        return
+    wanted, found = resolved.bundle.description.image, given.manifest.image
     for key in ("channels", "height", "width", "color"):
         if wanted[key] != getattr(found, key):
             raise DatasetError(
-                f"{config.input.uri} has images of {found.channels}x{found.height}x{found.width} {found.color}, and "
+                f"{given.uri} has images of {found.channels}x{found.height}x{found.width} {found.color}, and "
                 f"{config.model} was trained on {wanted['channels']}x{wanted['height']}x{wanted['width']} "
                 f"{wanted['color']}. Prepare the input with the image settings of the model's data set."
             )
 
 
-def _scored_at(table: Table, plan: Plan, config: ScoreConfig) -> dt.datetime:
+def _check_space(config: ScoreConfig, plan: Plan, model: ScoringModel) -> None:
+    """A local disk has room for the parts, which lie there once before and once after they are published."""
+    if not storage.is_local(config.output):
+        return
+    place = Path(storage.local_path(config.output))
+    while not place.exists():
+        place = place.parent
+    needed, free = plan.rows * (_ROW_BYTES + 4 * len(model.class_names)), shutil.disk_usage(place).free
+    if needed > free:
+        raise StorageError(
+            f"{config.output}: {plan.rows:,} rows take about {needed / 1e6:,.0f} MB, and {place} has "
+            f"{free / 1e6:,.0f} MB free. Nothing was written; make room, or write elsewhere."
+        )
+
+
+def _check_refused(config: ScoreConfig, plan: Plan, receipts: list[Receipt]) -> None:
+    refused = refused_of(receipts)
+    total, bound = sum(refused.values()), config.limits.max_refused_share
+    if total > bound * plan.rows:
+        first = next(row for receipt in receipts for row in receipt.refused)
+        counted = ", ".join(f"{count:,} {reason}" for reason, count in refused.items())
+        raise RefusedRowsError(
+            f"{total:,} of {plan.rows:,} rows were refused ({counted}), such as {first['uri']}: {first['detail']}. "
+            f"That is more than limits.max_refused_share ({bound}) allows. Nothing was published, and the scored units "
+            f"are kept: mend the input, or raise the bound and run the same command again."
+        )
+
+
+def _scored_at(staging: str, plan: Plan, config: ScoreConfig, before: ScoresManifest | None) -> dt.datetime:
     """When this plan was first made: a run that goes on after a death keeps the first run's time."""
-    uri = storage.join(table.staging(plan), "plan.json")
+    uri = storage.join(staging, commit.PLAN)
     if not storage.exists(uri):
-        now = dt.datetime.now(dt.UTC)
-        document = {"scored_at": now.isoformat(), "rows": plan.rows, "units": len(plan.units)}
-        storage.write_json(uri, document)
-        storage.write_bytes(storage.join(table.meta, "config.yaml"), dump_config(config).encode())
+        document = {
+            "scored_at": now().isoformat(),
+            "base": before.number if before else 0,
+            "rows": plan.rows,
+            "units": len(plan.units),
+            "config": dump_config(config),
+        }
+        exclusive.create(uri, storage.json_bytes(document))
     return dt.datetime.fromisoformat(storage.read_json(uri)["scored_at"])
 
 
 def _score(
     config: ScoreConfig, plan: Plan, desk: Desk, resolved: Resolved, done: set[str], console: Console
-) -> list[Receipt]:
+) -> Iterator[Receipt]:
     units = [unit for unit in plan.units if unit.name not in done]
     if not units:
-        return []
+        return
+    # Imported here: where nothing is left to do, there is no need to wait for Ray.
+    from cnnjob.cluster.session import Needs, cpus_available, machine_cpus, session
+    from cnnjob.scoring import job
+
     graph = resolved.bundle.files[bundles.ONNX]
     processes = job.num_processes(config.engine, len(units), machine_cpus())
     needs = Needs(processes, config.engine.threads_per_process, key="engine.num_processes")
-    receipts: list[Receipt] = []
+    rows, total = 0, sum(unit.rows for unit in units)
     with session(needs, console):
         processes = job.num_processes(config.engine, len(units), cpus_available())
         for receipt in job.run(units, desk, graph, config.engine, processes):
-            receipts.append(receipt)
-            console.advance("scoring", sum(r.rows for r in receipts), sum(u.rows for u in units), "rows")
-    return receipts
+            rows += receipt.rows + len(receipt.refused)
+            console.advance("scoring", rows, total, "rows")
+            yield receipt
 
 
-def _expected_ids(dataset: str, plan: Plan) -> int:
-    """Sum of the digests of the input's ids, read from the input itself."""
-    spans: list[Span] = [span for unit in plan.units for span in unit.spans]
-    return sum(ids_digest(table.column(ID)) for span in spans for table in read_span(dataset, span, (ID,)))
+@contextmanager
+def _told_who_won(table: Table, before: ScoresManifest | None) -> Iterator[None]:
+    """A job whose staged files were cleaned away by a faster one says so, not what it missed."""
+    try:
+        yield
+    except CnnjobError as error:
+        won = current(table)
+        if won is not None and won.number > (before.number if before else 0):
+            raise commit.lost(table, won) from error
+        raise
+
+
+@contextmanager
+def _informed(table: Table, console: Console) -> Iterator[None]:
+    """Say where another job is at work on the date. It only informs: what decides is the commit."""
+    if not storage.is_local(table.root):
+        yield
+        return
+    lock = FileLock(storage.local_path(table.meta) / ".running")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        console.note(f"Another job is at work on {table.date} of {table.root}; one of the two will publish")
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _result(config: ScoreConfig, manifest: ScoresManifest, **figures: Any) -> ScoreResult:

@@ -120,8 +120,9 @@ def _with_picture(
 def _form(net: Net, bundle: "Bundle | None") -> ImageConfig:
     """The canonical form of the model's data set; without a model, whatever fits the net."""
     if bundle is not None:
-        known = {name: value for name, value in bundle.description.image.items() if name in ImageConfig.model_fields}
-        return ImageConfig.model_validate({**known, "storage": "packed"})
+        from cnnjob.models.bundle import image_form
+
+        return image_form(bundle.description)
     channels, height, width = net.shape
     return ImageConfig(color="gray" if channels == 1 else "rgb", height=height, width=width, resize="fit_pad")
 

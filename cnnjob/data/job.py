@@ -27,7 +27,7 @@ from cnnjob.data.shards import WrittenShard, write_shard
 from cnnjob.data.sources.base import Listing, Source, Unit, cut_units
 from cnnjob.data.sources.files import SIZE
 from cnnjob.data.spread import spread
-from cnnjob.data.staging import StagedUnit, stage_unit, write_listing
+from cnnjob.data.staging import UNLISTED_BYTES, StagedUnit, stage_unit, write_listing
 from cnnjob.data.statistics import PixelCounts
 from cnnjob.errors import DatasetError, IntegrityError, RefusedRowsError, StorageError, UserError
 from cnnjob.progress import Progress
@@ -36,9 +36,6 @@ from cnnjob.versions import library_versions
 
 ROWS_PER_UNIT = 512
 """Rows that one task decodes, at most: a second or so of work, and a few MB at 32x32."""
-
-UNLISTED_BYTES = 1_000_000
-"""What an encoded image is taken to have where its size was not listed: a camera's JPEG has a few of these."""
 
 BYTES_PER_UNIT = 64_000_000
 """What a task holds in memory of its rows' images, about; large images make smaller units."""

@@ -18,7 +18,7 @@ from pathlib import Path
 import pyarrow.fs as pafs
 from filelock import FileLock, Timeout
 
-from cnnjob import storage
+from cnnjob import local_disk, storage
 from cnnjob.data.manifest import MANIFEST, Manifest
 from cnnjob.errors import DatasetError, IntegrityError, JobError, RefusedRowsError, UserError
 
@@ -52,7 +52,7 @@ class Place:
         """Write the manifest and put the data set in place; what it replaces is removed after."""
         storage.write_json(storage.join(self.folder, MANIFEST), manifest.model_dump(mode="json"))
         if storage.is_local(self.output):
-            storage.publish_folder(storage.local_path(self.folder), storage.local_path(self.output))
+            local_disk.publish_folder(storage.local_path(self.folder), storage.local_path(self.output))
             return
         named = {MANIFEST, manifest.refused_table, manifest.contact_sheet}
         named |= {shard.path for split in manifest.splits.values() for shard in split.shards}

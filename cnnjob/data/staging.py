@@ -23,6 +23,8 @@ from cnnjob.schema import DETAIL, GIVEN, ID, IMAGE, LABEL, REASON, URI, dataset_
 
 ROW, PLACE, DRAW, PICTURE = "_row", "_place", "_draw", "_picture"
 PICTURE_BYTES = 16
+UNLISTED_BYTES = 1_000_000
+"""What an encoded image is taken to have where its size was not listed: a camera's JPEG has a few of these."""
 _BATCH_BYTES = 1 << 18
 """Images in a record batch of a staged file: what is read at least to get at one row. A shard has a few rows of every
 unit; with whole units as batches each shard would read all that is staged."""
@@ -117,7 +119,7 @@ def stage_unit(
     pictures: list[bytes] = []
     known = np.flatnonzero(has_label)
     for at, content in zip(known.tolist(), reader.read(rows.take(pa.array(known))), strict=True):
-        found = _canonical(content, config)
+        found = canonical_of(content, config)
         if isinstance(found, Refusal):
             refusals[at] = found
             continue
@@ -190,7 +192,8 @@ def _take(uri: str, positions: np.ndarray, schema: pa.Schema) -> pa.Table:
         return pa.Table.from_batches(found)
 
 
-def _canonical(content: Content, config: PrepareConfig) -> np.ndarray | Refusal:
+def canonical_of(content: Content, config: PrepareConfig) -> np.ndarray | Refusal:
+    """uint8 C x H x W of what a source read, decoded within the limits where it is encoded; or why there is none."""
     if isinstance(content, Refusal):
         return content
     if isinstance(content, bytes):

@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from cnnjob.config.prepare import ImageConfig
 from cnnjob.errors import FormatVersionError, IntegrityError, ModelError
 from cnnjob.schema import BUNDLE_FORMAT_VERSION
 
@@ -59,6 +60,12 @@ class Description(BaseModel):
     def shape(self) -> tuple[int, int, int]:
         """Channels, height, width."""
         return (int(self.image["channels"]), int(self.image["height"]), int(self.image["width"]))
+
+
+def image_form(description: Description) -> ImageConfig:
+    """How the images of the model's data set were prepared, so that others are brought to the same form."""
+    known = {name: value for name, value in description.image.items() if name in ImageConfig.model_fields}
+    return ImageConfig.model_validate({**known, "storage": "packed"})
 
 
 @dataclass(frozen=True)

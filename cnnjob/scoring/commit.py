@@ -1,170 +1,53 @@
-"""Verify what was written, then publish it at once, and tell what is published.
+"""Publishing a date: one file is created by exactly one writer, and the date is what it says from then on.
 
-A table has a root, where only committed parts lie (``date=D/NAME.parquet``), and a sibling ``ROOT.meta`` for
-everything else: ``date=D/manifest.json``, receipts, quarantine, staging. Publishing a date on a local disk:
+1. The quarantine and the receipts are written under names of the version.
+2. **Commit**: the next manifest of the log is created. Who comes second has lost, and is told who won.
+3. Roll forward: the date's folder becomes what the manifest says. On a local disk the parts are linked into a folder
+   beside the root, which is exchanged with ``date=D`` in one step of the kernel; on an object store they are copied
+   under names unique to the version, and the old ones removed after.
+4. Clean up: stagings that can no longer be published, manifests beyond the history.
 
-1. The parts are linked under names unique to the version into a folder beside the root.
-2. ``manifest.next.json`` is written: what is about to be published.
-3. The folder is exchanged with ``date=D`` in one step of the kernel.
-4. ``manifest.next.json`` becomes ``manifest.json``.
-
-Killed before 3, the old version stands; killed after it, the new one does, and ``recover`` finishes step 4.
+Killed before 2 the old version stands; killed after it the new one does: readers find its parts where they were staged
+until 3 is done, and the next run finishes it.
 """
 
 import datetime as dt
 import os
 import shutil
+import uuid
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from filelock import FileLock
 
-from cnnjob import storage
+from cnnjob import exclusive, local_disk, storage
 from cnnjob.data.statistics import LEVELS
-from cnnjob.errors import FormatVersionError, IntegrityError
-from cnnjob.schema import ID, SCORES_FORMAT_VERSION, refused_table
-from cnnjob.scoring.plan import Plan, ScoringModel, Unit
-from cnnjob.scoring.work import Receipt, ids_digest, part_uri
+from cnnjob.errors import JobError
+from cnnjob.phases import reached
+from cnnjob.schema import SCORES_FORMAT_VERSION, refused_table
+from cnnjob.scoring.plan import Plan, ScoringModel
+from cnnjob.scoring.table import (
+    LOG,
+    MANIFEST,
+    Part,
+    ScoresManifest,
+    Table,
+    as_document,
+    current,
+    numbered,
+    numbers,
+    read,
+)
+from cnnjob.scoring.work import Receipt, part_uri, refused_of
 
-MANIFEST = "manifest.json"
-NEXT = "manifest.next.json"
-
-
-@dataclass(frozen=True)
-class Part:
-    """A published file: its name in the date's folder, rows, bytes and hash."""
-
-    name: str
-    rows: int
-    bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True)
-class ScoresManifest:
-    """What a date says of itself.
-
-    Attributes:
-        format_version: Of this document and the table.
-        date: YYYY-MM-DD.
-        version: Unique to this publication; part of its parts' names.
-        plan_digest: The plan it came from: the same inputs, model and config.
-        listing_digest: Of the inputs.
-        rows: Rows in the table.
-        refused: Rows in quarantine, by reason.
-        parts: The files, in the order of the plan.
-        model: Name, version and digest.
-        class_names: In the order of the probabilities.
-        counts: Rows by predicted class.
-        pixels: Counts of pixel values over a sample of rows, for drift.
-        scored_at: When the plan was made.
-        config: The resolved config.
-        replaced: The version before; None for the first.
-    """
-
-    format_version: int
-    date: str
-    version: str
-    plan_digest: str
-    listing_digest: str
-    rows: int
-    refused: dict[str, int]
-    parts: list[Part]
-    model: dict[str, str]
-    class_names: list[str]
-    counts: list[int]
-    pixels: list[list[int]]
-    scored_at: str
-    config: dict[str, Any]
-    replaced: str | None
-
-
-@dataclass(frozen=True)
-class Table:
-    """Where one date of a table lies.
-
-    Attributes:
-        root: URI of the table.
-        date: The date.
-    """
-
-    root: str
-    date: dt.date
-
-    @property
-    def partition(self) -> str:
-        """Folder of the committed parts."""
-        return storage.join(self.root, f"date={self.date.isoformat()}")
-
-    @property
-    def meta(self) -> str:
-        """Folder of everything else about the date."""
-        return storage.join(f"{self.root.rstrip('/')}.meta", f"date={self.date.isoformat()}")
-
-    def staging(self, plan: Plan) -> str:
-        """Folder of a plan's unpublished parts and receipts."""
-        return storage.join(self.meta, "staging", plan.digest[:32])
-
-
-def current(table: Table) -> ScoresManifest | None:
-    """What is published for the date; None where nothing is.
-
-    Raises:
-        FormatVersionError: It was published in another version of the format.
-    """
-    return _read(storage.join(table.meta, MANIFEST))
-
-
-def recoverable(table: Table) -> list[ScoresManifest]:
-    """The manifests whose version may be the one in place: the published one, and one that is coming."""
-    found = (_read(storage.join(table.meta, name)) for name in (MANIFEST, NEXT))
-    return [manifest for manifest in found if manifest is not None]
-
-
-def recover(table: Table) -> ScoresManifest | None:
-    """Finish a publication that was killed after its exchange, and return what is published."""
-    coming = _read(storage.join(table.meta, NEXT))
-    if coming is not None:
-        present = set(storage.list_files(table.partition))
-        if present == {part.name for part in coming.parts}:
-            meta = storage.local_path(table.meta)
-            (meta / NEXT).replace(meta / MANIFEST)
-        else:
-            storage.remove(storage.join(table.meta, NEXT))
-    return current(table)
-
-
-def verify(table: Table, plan: Plan, receipts: Sequence[Receipt], expected_ids: int) -> None:
-    """Check the staged parts against the plan, as they are read back from storage; receipts are not believed.
-
-    Args:
-        table: The date.
-        plan: What was to be done.
-        receipts: One for each unit.
-        expected_ids: Sum of the digests of the input's ids, read from the input.
-
-    Raises:
-        IntegrityError: Rows, hashes or ids are not what they should be; nothing is published.
-    """
-    staging = table.staging(plan)
-    done = {receipt.unit: receipt for receipt in receipts}
-    missing = [unit.number for unit in plan.units if unit.name not in done]
-    if missing:
-        raise IntegrityError(f"units {missing[:10]} of the plan were not finished; run the same command again")
-    found_ids, rows = 0, 0
-    for unit in plan.units:
-        ids = _read_ids(part_uri(staging, unit.name), unit, done[unit.name])
-        found_ids += ids_digest(ids)
-        rows += len(ids)
-    if storage.show_sum(found_ids) != storage.show_sum(expected_ids):
-        raise IntegrityError(
-            f"the ids of the {rows} rows written are not those of the input; nothing was published. "
-            f"Remove {staging} and run the same command again; please report this."
-        )
+PLAN = "plan.json"
+BESIDE = ("quarantine", "receipts")
+_PUBLISHING = "publish-"
 
 
 def publish(
@@ -174,93 +57,198 @@ def publish(
     model: ScoringModel,
     config: dict[str, Any],
     scored_at: dt.datetime,
+    *,
+    base: ScoresManifest | None,
+    history: int = 10,
 ) -> ScoresManifest:
-    """Publish the verified parts of a plan as the date's new version, at once; see the module's docstring."""
-    before = recover(table)
-    staging = table.staging(plan)
-    version = f"{scored_at:%Y%m%dT%H%M%S%f}-{plan.digest[:8]}"
+    """Publish the verified parts of a plan as the date's new version; see the module's docstring.
+
+    Args:
+        table: The date.
+        plan: The work.
+        receipts: One for each unit.
+        model: The model.
+        config: The resolved config.
+        scored_at: When the plan was made.
+        base: What was published when the work began: what is replaced.
+        history: Versions of which the log keeps the manifest.
+
+    Raises:
+        JobError: Another job has published the date since.
+    """
     ordered = sorted(receipts, key=lambda receipt: receipt.number)
-    parts = [
-        Part(f"part-{receipt.number:05d}-{version}.parquet", receipt.rows, receipt.bytes, receipt.sha256)
-        for receipt in ordered
-    ]
-    manifest = ScoresManifest(
+    manifest = _describe(table, plan, ordered, model, config, scored_at, base)
+    _write_beside(table, manifest, ordered)
+    reached("commit")
+    # Two jobs of the same plan write the same manifest: who published it makes it this job's own.
+    document = {**as_document(manifest), "publisher": uuid.uuid4().hex}
+    if not exclusive.create(table.log(manifest.number), storage.json_bytes(document)):
+        _forget(table, manifest)
+        won = current(table)
+        assert won is not None, "who was faster has left it"
+        raise lost(table, won)
+    reached("committed")
+    roll_forward(table, manifest)
+    clean_up(table, manifest, history)
+    return manifest
+
+
+def lost(table: Table, won: ScoresManifest) -> JobError:
+    """The error of a job that was slower than another one for the same date."""
+    return JobError(
+        f"another job published {table.date} of {table.root} while this one worked: version {won.version}, "
+        f"{won.rows} rows of model {won.model['name']} version {won.model['version']}. This job published nothing; "
+        f"run the same command again to replace that version."
+    )
+
+
+def recover(table: Table, history: int = 10) -> ScoresManifest | None:
+    """Finish what a dead run committed, and return what is published."""
+    manifest = current(table)
+    if manifest is not None:
+        roll_forward(table, manifest)
+        clean_up(table, manifest, history)
+    return manifest
+
+
+def roll_forward(table: Table, manifest: ScoresManifest) -> None:
+    """Make the date's folder what its newest manifest says; nothing to do where it is."""
+    if not _is_in_place(table, manifest):
+        if storage.is_local(table.root):
+            _roll_local(table, manifest)
+        else:
+            _copy(table, manifest)
+            storage.write_json(storage.join(table.meta, MANIFEST), as_document(manifest))
+    reached("rolled forward")
+
+
+def clean_up(table: Table, manifest: ScoresManifest, history: int) -> None:
+    """Remove what no run can publish any more, and all but ``history`` versions of what tells of them."""
+    reached("clean up")
+    for name in sorted({PurePosixPath(path).parts[0] for path in storage.list_files(table.stagings)}):
+        staging = storage.join(table.stagings, name)
+        # A plan replaces what was published when it was made. One from before this version has lost already.
+        if base_of(staging) < manifest.number:
+            storage.remove(staging)
+    reached("stagings removed")
+    kept = {number: read(table.log(number)).version for number in numbers(table)[-history:]}
+    for kind in (LOG, *BESIDE):
+        folder = storage.join(table.meta, kind)
+        for name, number in numbered(folder).items():
+            # What has a larger number is of a job that is about to publish; one with this number has lost.
+            is_of_kept = number in kept and (kind == LOG or kept[number] in name) and storage.TEMPORARY_MARK not in name
+            if number <= manifest.number and not is_of_kept:
+                storage.remove(storage.join(folder, name))
+
+
+def base_of(staging: str) -> int:
+    """Number of the version that a staged plan would replace; -1 where it does not say."""
+    try:
+        return int(storage.read_json(storage.join(staging, PLAN))["base"])
+    except FileNotFoundError:
+        return -1
+
+
+def _describe(
+    table: Table,
+    plan: Plan,
+    receipts: Sequence[Receipt],
+    model: ScoringModel,
+    config: dict[str, Any],
+    scored_at: dt.datetime,
+    base: ScoresManifest | None,
+) -> ScoresManifest:
+    version = f"{scored_at:%Y%m%dT%H%M%S%f}-{plan.digest[:8]}"
+    return ScoresManifest(
         format_version=SCORES_FORMAT_VERSION,
+        number=base.number + 1 if base else 1,
         date=table.date.isoformat(),
         version=version,
         plan_digest=plan.digest,
         listing_digest=plan.listing_digest,
-        rows=sum(part.rows for part in parts),
-        refused=refused_of(ordered),
-        parts=parts,
+        rows=sum(receipt.rows for receipt in receipts),
+        refused=refused_of(receipts),
+        parts=[
+            Part(f"part-{r.number:05d}-{version}.parquet", r.unit, r.rows, r.bytes, r.sha256)
+            for r in receipts
+            if r.rows
+        ],
         model={"name": model.name, "version": model.version, "digest": model.digest},
         class_names=list(model.class_names),
-        counts=_sum([receipt.counts for receipt in ordered], (len(model.class_names),)),
-        pixels=_sum([receipt.pixels for receipt in ordered], (model.shape[0], LEVELS)),
+        counts=_sum([receipt.counts for receipt in receipts], (len(model.class_names),)),
+        pixels=_sum([receipt.pixels for receipt in receipts], (model.shape[0], LEVELS)),
         scored_at=scored_at.isoformat(),
         config=config,
-        replaced=before.version if before else None,
+        replaced=base.version if base else None,
     )
-    for leftover in storage.local_path(table.meta).glob("publish-*"):
-        shutil.rmtree(leftover)
-    folder = _link_parts(storage.local_path(table.meta) / f"publish-{version}", staging, ordered, parts)
-    quarantine = storage.local_path(storage.join(table.meta, f"quarantine-{version}.parquet"))
-    pq.write_table(refused_table([]), quarantine)
-    storage.write_json(storage.join(table.meta, f"receipts-{version}.json"), [asdict(receipt) for receipt in ordered])
-    storage.write_json(storage.join(table.meta, NEXT), asdict(manifest))
-    storage.publish_folder(folder, storage.local_path(table.partition))
+
+
+def _write_beside(table: Table, manifest: ScoresManifest, receipts: Sequence[Receipt]) -> None:
+    sink = pa.BufferOutputStream()
+    pq.write_table(refused_table([row for receipt in receipts for row in receipt.refused]), sink)
+    quarantine, told = (table.beside(kind, manifest.number, manifest.version) for kind in BESIDE)
+    storage.write_bytes(quarantine, sink.getvalue())
+    reached("quarantine")
+    storage.write_json(told, [{**asdict(receipt), "refused": len(receipt.refused)} for receipt in receipts])
+
+
+def _forget(table: Table, manifest: ScoresManifest) -> None:
+    """Remove what was written beside a version that was not published, unless the winner's is the same."""
+    won = current(table)
+    for kind in BESIDE:
+        if won is None or (won.number, won.version) != (manifest.number, manifest.version):
+            storage.remove(table.beside(kind, manifest.number, manifest.version))
+
+
+def _is_in_place(table: Table, manifest: ScoresManifest) -> bool:
+    """Whether the date's folder has the version's parts, and the copy of its manifest, for people, is its own."""
+    if set(storage.list_files(table.partition)) != manifest.file_names:
+        return False
+    try:
+        return bool(storage.read_json(storage.join(table.meta, MANIFEST))["version"] == manifest.version)
+    except FileNotFoundError:
+        return False
+
+
+def _roll_local(table: Table, manifest: ScoresManifest) -> None:
     meta = storage.local_path(table.meta)
-    (meta / NEXT).replace(meta / MANIFEST)
-    storage.sync_folder(meta)
-    shutil.rmtree(meta / "staging", ignore_errors=True)
-    return manifest
+    # The kernel gives the lock back when its holder dies. It keeps two runs from exchanging the same folder twice.
+    with FileLock(meta / ".rolling"):
+        newest = current(table)
+        if newest is None or newest.number != manifest.number:
+            return
+        for leftover in meta.glob(f"{_PUBLISHING}*"):
+            shutil.rmtree(leftover)
+        for leftover in meta.glob(f"{MANIFEST}{storage.TEMPORARY_MARK}*"):
+            leftover.unlink()
+        if set(storage.list_files(table.partition)) != manifest.file_names:
+            _exchange(table, manifest, meta / f"{_PUBLISHING}{manifest.version}")
+        storage.write_json(str(meta / MANIFEST), as_document(manifest))
 
 
-def refused_of(receipts: Sequence[Receipt]) -> dict[str, int]:
-    """Rows refused in all units, by reason."""
-    total: dict[str, int] = {}
-    for receipt in receipts:
-        for reason, count in receipt.refused.items():
-            total[reason] = total.get(reason, 0) + count
-    return dict(sorted(total.items()))
+def _exchange(table: Table, manifest: ScoresManifest, folder: Path) -> None:
+    folder.mkdir()
+    staging = table.staging(manifest.plan_digest)
+    for part in manifest.parts:
+        os.link(storage.local_path(part_uri(staging, part.unit)), folder / part.name)
+        reached("link", part=part.name[:10])
+    reached("exchange")
+    local_disk.publish_folder(folder, storage.local_path(table.partition))
 
 
-def _link_parts(folder: Path, staging: str, receipts: Sequence[Receipt], parts: Sequence[Part]) -> Path:
-    """The parts under their published names, in a folder of their own; links cost no bytes."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    for receipt, part in zip(receipts, parts, strict=True):
-        os.link(storage.local_path(part_uri(staging, receipt.unit)), folder / part.name)
-    return folder
-
-
-def _read_ids(uri: str, unit: Unit, receipt: Receipt) -> pa.ChunkedArray:
-    """The ids of a part; a part that is not what its receipt says is removed, so that the unit is done anew."""
-    try:
-        content = storage.read_bytes(uri)
-    except FileNotFoundError:
-        content = b""
-    if storage.sha256(content) == receipt.sha256:
-        ids = pq.read_table(pa.BufferReader(content), columns=[ID], use_threads=False).column(ID)
-        if len(ids) + sum(receipt.refused.values()) == unit.rows:
-            return ids
-    storage.remove(uri)
-    raise IntegrityError(
-        f"the part of unit {unit.number} is not what was written for its {unit.rows} rows; it was removed. "
-        f"Run the same command again: only this unit is done anew."
-    )
-
-
-def _read(uri: str) -> ScoresManifest | None:
-    try:
-        document = storage.read_json(uri)
-    except FileNotFoundError:
-        return None
-    version = document.get("format_version")
-    if version != SCORES_FORMAT_VERSION:
-        raise FormatVersionError.of("table of scores", uri, version, SCORES_FORMAT_VERSION)
-    parts = [Part(**part) for part in document.pop("parts")]
-    return ScoresManifest(**document, parts=parts)
+def _copy(table: Table, manifest: ScoresManifest) -> None:
+    staging = table.staging(manifest.plan_digest)
+    present = set(storage.list_files(table.partition))
+    for part in manifest.parts:
+        if part.name not in present:
+            storage.copy(part_uri(staging, part.unit), storage.join(table.partition, part.name))
+            reached("copy", part=part.name[:10])
+    old = present - manifest.file_names
+    newest = current(table)
+    # Listed before this was asked, ``old`` has no part of a version that is newer than the answer.
+    if newest is not None and newest.number == manifest.number:
+        for name in sorted(old):
+            storage.remove(storage.join(table.partition, name))
 
 
 def _sum(counts: Sequence[Any], shape: tuple[int, ...]) -> list[Any]:

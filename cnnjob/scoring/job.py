@@ -43,7 +43,8 @@ def run(units: Sequence[Unit], desk: Desk, graph: bytes, config: EngineConfig, p
 def _score_unit(unit: Unit, *, desk: Desk, graph: Any, config: EngineConfig, attempt: str) -> Receipt:
     """One unit in, its receipt out."""
     marks = storage.join(desk.staging, "attempts", attempt, unit.name)
-    count_attempt(marks, f"unit {unit.number} ({unit.rows} rows from {unit.spans[0].shard.path} on)")
+    where = f" from {unit.spans[0].shard.path} on" if unit.spans else ""
+    count_attempt(marks, f"unit {unit.number} ({unit.rows} rows{where})")
     try:
         engine = _engine(desk.model.digest, graph, config.threads_per_process, config.batch_size_per_process)
         return do_unit(unit, desk, engine)

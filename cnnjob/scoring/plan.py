@@ -1,10 +1,12 @@
-"""What a scoring job will do, decided before it starts: a function of (listing, config, model digest).
+"""What a scoring job will do, decided before it starts: a function of (inputs, config, model digest).
 
 Units are what one call reads, scores and writes. A unit's name is a digest of everything that can change one of
 its rows, so a finished unit is recognized by its name alone, whichever run wrote it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from cnnjob import storage
 from cnnjob.config.score import ScoreConfig
@@ -39,14 +41,14 @@ class Unit:
     Attributes:
         name: Digest of what it reads and of what it is scored with.
         number: Its place in the plan; parts are in this order.
-        spans: Rows of shards, in order.
-        rows: How many.
+        rows: How many it reads.
+        spans: Rows of shards, in order; none where it is a batch of a listing.
     """
 
     name: str
     number: int
-    spans: tuple[Span, ...]
     rows: int
+    spans: tuple[Span, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -70,22 +72,46 @@ def plan_dataset(config: ScoreConfig, manifest: Manifest, model: ScoringModel) -
     """Plan the scoring of a split of a prepared data set."""
     names = SPLITS if config.input.split == "all" else (str(config.input.split),)
     shards = [shard for name in names for shard in manifest.splits[name].shards]
-    context = {
+    cuts = list(_cut(shards, config.units.target_rows))
+    entries = [[[span.shard.path, span.shard.sha256, span.start, span.stop] for span in spans] for spans in cuts]
+    rows = [sum(span.stop - span.start for span in spans) for spans in cuts]
+    listed = storage.digest_of([[shard.path, shard.sha256] for shard in shards])
+    return assemble(context_of(config, model), entries, rows, listed, cuts)
+
+
+def context_of(config: ScoreConfig, model: ScoringModel, *more: Any) -> dict[str, Any]:
+    """What can change a row, beside the row itself: the model, the config's keys that do, the format's version."""
+    return {
         "format_version": SCORES_FORMAT_VERSION,
         "model": [model.name, model.version, model.digest],
         "probabilities": config.probabilities,
+        "more": more,
     }
-    units = []
-    for number, spans in enumerate(_cut(shards, config.units.target_rows)):
-        entries = [[span.shard.path, span.shard.sha256, span.start, span.stop] for span in spans]
-        rows = sum(span.stop - span.start for span in spans)
-        units.append(Unit(storage.digest_of({**context, "entries": entries}), number, spans, rows))
-    return Plan(
-        digest=storage.digest_of([unit.name for unit in units]),
-        listing_digest=storage.digest_of([[shard.path, shard.sha256] for shard in shards]),
-        units=tuple(units),
-        rows=sum(unit.rows for unit in units),
+
+
+def assemble(
+    context: dict[str, Any],
+    entries: Sequence[Any],
+    rows: Sequence[int],
+    listing_digest: str,
+    spans: Sequence[tuple[Span, ...]] = (),
+) -> Plan:
+    """A plan from its units' entries.
+
+    Args:
+        context: See ``context_of``.
+        entries: Of each unit, plain values that identify all it reads.
+        rows: Of each unit.
+        listing_digest: Of the inputs.
+        spans: Of each unit, for a prepared data set.
+    """
+    units = tuple(
+        Unit(storage.digest_of({**context, "entries": entry}), number, rows[number], spans[number] if spans else ())
+        for number, entry in enumerate(entries)
     )
+    # Which model and config it was is in the digest of the whole too, where there is no unit.
+    digest = storage.digest_of([context, *(unit.name for unit in units)])
+    return Plan(digest, listing_digest, units, sum(rows))
 
 
 def _cut(shards: list[Shard], target_rows: int) -> list[tuple[Span, ...]]:

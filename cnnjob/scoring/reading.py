@@ -8,7 +8,8 @@ from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_fi
 
 from cnnjob import storage
 from cnnjob.errors import DatasetError
-from cnnjob.scoring.commit import Table, recoverable
+from cnnjob.scoring.table import Part, ScoresManifest, Table, current
+from cnnjob.scoring.work import part_uri
 
 
 @retry(
@@ -21,16 +22,20 @@ def read_scores(uri: str, date: dt.date) -> pa.Table:
 
     Raises:
         DatasetError: Nothing is published for the date.
+        StorageError: The store failed.
     """
-    manifests = recoverable(Table(uri, date))
-    if not manifests:
+    table = Table(uri, date)
+    manifest = current(table)
+    if manifest is None:
         raise DatasetError(f"{uri} has no scores for {date.isoformat()}; run cnnjob score --date {date.isoformat()}")
-    missing: FileNotFoundError | None = None
-    for manifest in manifests:
-        try:
-            parts = [storage.read_bytes(storage.join(Table(uri, date).partition, part.name)) for part in manifest.parts]
-            return pa.concat_tables(pq.read_table(pa.BufferReader(part)) for part in parts)
-        except FileNotFoundError as error:
-            missing = error
-    assert missing is not None, "at least one manifest was tried"
-    raise missing
+    if not manifest.parts:
+        return pa.table({})
+    return pa.concat_tables(pq.read_table(pa.BufferReader(_read(table, manifest, part))) for part in manifest.parts)
+
+
+def _read(table: Table, manifest: ScoresManifest, part: Part) -> bytes:
+    """A part from where it is published, or, in the instant after its commit, from where it was staged."""
+    try:
+        return storage.read_bytes(storage.join(table.partition, part.name))
+    except FileNotFoundError:
+        return storage.read_bytes(part_uri(table.staging(manifest.plan_digest), part.unit))

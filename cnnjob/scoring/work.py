@@ -1,11 +1,13 @@
 """One unit: read, score, write its part, leave its receipt. All in one call, so images never travel.
 
-A part that is not published does not end in ``.parquet``; its receipt, written after it, says it is finished.
+A part that is not published does not end in ``.parquet``; its receipt, written after it, says it is finished and has
+the rows that were refused.
 """
 
 import datetime as dt
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -13,21 +15,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cnnjob import storage
-from cnnjob.data.rows import images_of, read_span
 from cnnjob.data.statistics import PixelCounts
 from cnnjob.errors import IntegrityError, StorageError
+from cnnjob.phases import reached
 from cnnjob.schema import (
     CONFIDENCE,
     ID,
-    IMAGE,
     MODEL_NAME,
     MODEL_VERSION,
     PREDICTION,
     PROBABILITIES,
+    REASON,
     SCORED_AT,
     scores_schema,
 )
 from cnnjob.scoring.engine import Engine
+from cnnjob.scoring.inputs import UnitReader
 from cnnjob.scoring.plan import ScoringModel, Unit
 
 DRIFT_STRIDE = 16
@@ -42,7 +45,7 @@ class Receipt:
         unit: Its name.
         number: Its place in the plan.
         rows: Rows scored.
-        refused: Rows refused, by reason.
+        refused: The rows that were refused, as in ``schema.REFUSED``.
         ids_digest: Sum of the digests of its ids, in hexadecimal.
         sha256: Of its part.
         bytes: Of its part.
@@ -54,7 +57,7 @@ class Receipt:
     unit: str
     number: int
     rows: int
-    refused: dict[str, int]
+    refused: list[dict[str, str]]
     ids_digest: str
     sha256: str
     bytes: int
@@ -68,18 +71,20 @@ class Desk:
     """What every unit of a job shares.
 
     Attributes:
-        dataset: The input.
+        reader: Reads units.
         staging: Folder of parts and receipts.
         model: The model.
         layout: Layout of the probabilities, see ``schema.scores_schema``.
         scored_at: When the plan was made; one value for a version.
+        keys: Columns that are carried over.
     """
 
-    dataset: str
+    reader: UnitReader
     staging: str
     model: ScoringModel
     layout: str
     scored_at: dt.datetime
+    keys: tuple[pa.Field, ...] = ()
 
 
 def part_uri(staging: str, unit: str) -> str:
@@ -95,27 +100,33 @@ def receipt_uri(staging: str, unit: str) -> str:
 def do_unit(unit: Unit, desk: Desk, engine: Engine) -> Receipt:
     """Read, score and write one unit; the receipt is durable when this returns."""
     began = time.perf_counter()
-    schema = scores_schema(desk.model.class_names, desk.layout)
+    schema = scores_schema(desk.model.class_names, desk.layout, desk.keys)
     counts = np.zeros(len(desk.model.class_names), dtype=np.int64)
     pixels = PixelCounts.zero(desk.model.shape[0])
     ids_sum, rows = 0, 0
+    refused: list[dict[str, str]] = []
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
-        for ids, images in _read(unit, desk):
-            probabilities = engine.probabilities(images)
+        for batch in desk.reader.read(unit):
+            refused += batch.refused
+            if not len(batch.rows):
+                continue
+            probabilities = engine.probabilities(batch.images)
             predicted = probabilities.argmax(axis=1)
-            writer.write_table(_table(ids, probabilities, predicted, desk, schema))
+            writer.write_table(_table(batch.rows, probabilities, predicted, desk, schema))
             counts += np.bincount(predicted, minlength=len(counts))
-            pixels += PixelCounts.of(images[::DRIFT_STRIDE])
-            ids_sum += ids_digest(ids)
-            rows += len(ids)
+            pixels += PixelCounts.of(batch.images[::DRIFT_STRIDE])
+            ids_sum += ids_digest(batch.rows.column(ID))
+            rows += len(batch.rows)
     content = sink.getvalue()
+    reached("part", unit=unit.number)
     storage.write_bytes(part_uri(desk.staging, unit.name), content)
+    reached("receipt", unit=unit.number)
     receipt = Receipt(
         unit=unit.name,
         number=unit.number,
         rows=rows,
-        refused={},
+        refused=refused,
         ids_digest=storage.show_sum(ids_sum),
         sha256=storage.sha256(content),
         bytes=content.size,
@@ -124,6 +135,7 @@ def do_unit(unit: Unit, desk: Desk, engine: Engine) -> Receipt:
         seconds=time.perf_counter() - began,
     )
     storage.write_json(receipt_uri(desk.staging, unit.name), asdict(receipt))
+    reached("finished", unit=unit.number)
     return receipt
 
 
@@ -137,6 +149,11 @@ def finished(unit: Unit, staging: str) -> Receipt | None:
     return receipt if whole else None
 
 
+def refused_of(receipts: Iterable[Receipt]) -> dict[str, int]:
+    """Rows refused in all units, by reason."""
+    return dict(sorted(Counter(row[REASON] for receipt in receipts for row in receipt.refused).items()))
+
+
 def ids_digest(ids: pa.ChunkedArray) -> int:
     """Sum of the digests of ids: the same for the same ids in any order."""
     return storage.sum_of_digests(map(_id_bytes, ids.to_pylist()))
@@ -146,19 +163,13 @@ def _id_bytes(row_id: str) -> bytes:
     return row_id.encode("utf-8", "surrogateescape")
 
 
-def _read(unit: Unit, desk: Desk) -> Iterator[tuple[pa.ChunkedArray, np.ndarray]]:
-    for span in unit.spans:
-        for table in read_span(desk.dataset, span, (ID, IMAGE)):
-            yield table.column(ID), images_of(table, desk.model.shape)
-
-
 def _table(
-    ids: pa.ChunkedArray, probabilities: np.ndarray, predicted: np.ndarray, desk: Desk, schema: pa.Schema
+    carried: pa.Table, probabilities: np.ndarray, predicted: np.ndarray, desk: Desk, schema: pa.Schema
 ) -> pa.Table:
     rows, classes = probabilities.shape
     names = pa.array(desk.model.class_names)
     columns = {
-        ID: ids,
+        **{name: carried.column(name) for name in carried.column_names},
         PREDICTION: names.take(pa.array(predicted)),
         CONFIDENCE: pa.array(probabilities.max(axis=1)),
         MODEL_NAME: pa.repeat(desk.model.name, rows),

@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cnnjob import storage
-from cnnjob.scoring.commit import Table, publish, verify
+from cnnjob.scoring.commit import publish, recover
 from cnnjob.scoring.engine import Engine
+from cnnjob.scoring.inputs import DatasetInput
 from cnnjob.scoring.plan import Plan, plan_dataset
 from cnnjob.scoring.reading import read_scores
+from cnnjob.scoring.table import Table
+from cnnjob.scoring.verify import verify
 from cnnjob.scoring.work import Desk, Receipt, do_unit, part_uri
 from tests.helpers import rows_of, score_config, scoring_model
 
@@ -27,10 +29,12 @@ class Night:
     bundle: object
     root: Path
     layout: str = "list"
+    history: int = 10
 
     def __post_init__(self):
         self.table = Table(str(self.root), DATE)
         self.model = scoring_model(self.digits.manifest, self.bundle.digest)
+        self.given = DatasetInput(self.digits.path, self.digits.manifest)
         self.rows = rows_of(self.digits.path, self.digits.manifest, "test")
 
     def plan(self, target_rows: int = 64) -> Plan:
@@ -41,24 +45,27 @@ class Night:
     def score(self, plan: Plan, *, batch_size: int = 64, scored_at=MORNING) -> list[Receipt]:
         """Do all units, last first."""
         engine = Engine(self.bundle.files["model.onnx"], threads=1, batch_size=batch_size)
-        desk = Desk(self.digits.path, self.table.staging(plan), self.model, self.layout, scored_at)
+        staging = self.staging(plan)
+        desk = Desk(self.given.stage(staging), staging, self.model, self.layout, scored_at)
         return [do_unit(unit, desk, engine) for unit in reversed(plan.units)]
 
-    @property
-    def expected_ids(self) -> int:
-        """The digest of the input's ids."""
-        return storage.sum_of_digests(row_id.encode() for row_id in self.rows.ids)
+    def staging(self, plan: Plan) -> str:
+        """Where the plan's parts lie before they are published."""
+        return self.table.staging(plan.digest)
 
     def verify(self, plan: Plan, receipts: list[Receipt]) -> None:
         """Compare what was written with the plan and the input."""
-        verify(self.table, plan, receipts, self.expected_ids)
+        verify(self.staging(plan), plan, receipts, self.given)
 
     def publish(self, *, target_rows: int = 64, scored_at=MORNING):
         """Score, verify and publish."""
+        base = recover(self.table)
         plan = self.plan(target_rows)
         receipts = self.score(plan, scored_at=scored_at)
         self.verify(plan, receipts)
-        return publish(self.table, plan, receipts, self.model, {"date": str(DATE)}, scored_at)
+        return publish(
+            self.table, plan, receipts, self.model, {"date": str(DATE)}, scored_at, base=base, history=self.history
+        )
 
     def published(self):
         """The scores as a reader gets them."""
@@ -78,4 +85,4 @@ def probabilities_of(table) -> np.ndarray:
 
 
 def part_of(night: Night, plan: Plan, number: int) -> Path:
-    return Path(part_uri(night.table.staging(plan), plan.units[number].name))
+    return Path(part_uri(night.staging(plan), plan.units[number].name))

@@ -1,5 +1,4 @@
 import datetime as dt
-import os
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from cnnjob import storage
-from cnnjob.errors import DatasetError, FormatVersionError, IntegrityError
+from cnnjob.errors import DatasetError, FormatVersionError, IntegrityError, JobError
 from cnnjob.schema import ID
-from cnnjob.scoring import commit
-from cnnjob.scoring.commit import Table, current, publish, recover, verify
+from cnnjob.scoring.commit import publish
 from cnnjob.scoring.plan import Plan
+from cnnjob.scoring.table import Table, current
 from cnnjob.scoring.work import finished
 from tests.unit.night import DATE, MORNING, part_of
 
@@ -37,7 +36,7 @@ def test_a_changed_part_is_noticed(night, share):
     part.write_bytes(content)
     with pytest.raises(IntegrityError, match="unit 1"):
         night.verify(plan, receipts)
-    left = [unit.number for unit in plan.units if not finished(unit, night.table.staging(plan))]
+    left = [unit.number for unit in plan.units if not finished(unit, night.staging(plan))]
     assert left == [1]
 
 
@@ -81,11 +80,17 @@ def test_receipts_are_not_believed(night):
 
 
 def test_other_ids_are_noticed(night):
-    """Rows under ids that are not those of the input are an IntegrityError."""
+    """Rows under ids that are not those of the input are an IntegrityError that names the unit, which is undone."""
     plan = night.plan()
-    receipts = night.score(plan)
-    with pytest.raises(IntegrityError, match="ids"):
-        verify(night.table, plan, receipts, night.expected_ids + 1)
+    receipts = {receipt.number: receipt for receipt in night.score(plan)}
+    part = part_of(night, plan, 0)
+    table = pq.read_table(part)
+    ids = ["another", *table.column(ID).to_pylist()[1:]]
+    pq.write_table(table.set_column(0, table.schema.field(0), [ids]), part)
+    receipts[0] = replace(receipts[0], sha256=storage.sha256(part.read_bytes()))
+    with pytest.raises(IntegrityError, match=r"unit 0.*other ids"):
+        night.verify(plan, list(receipts.values()))
+    assert finished(plan.units[0], night.staging(plan)) is None
 
 
 def test_only_parts_lie_under_the_root(night):
@@ -121,7 +126,7 @@ def test_manifest_describes_the_table(night):
 def test_counts_have_a_place_for_every_class(night):
     """The counts and the pixels of a date without rows are zeros, one for each class and channel."""
     nothing = Plan(digest="0" * 64, listing_digest="1" * 64, units=(), rows=0)
-    manifest = publish(night.table, nothing, [], night.model, {}, MORNING)
+    manifest = publish(night.table, nothing, [], night.model, {}, MORNING, base=None)
     assert manifest.counts == [0] * 10
     assert [len(channel) for channel in manifest.pixels] == [256] * 3
 
@@ -144,86 +149,6 @@ def test_other_dates_stay(night):
     night.publish()
     assert current(Table(str(night.root), DATE)) == first
     assert night.published().column(ID).to_pylist() == night.rows.ids
-
-
-class DeathError(Exception):
-    """The process died here."""
-
-
-def die(*_: object, **__: object) -> None:
-    raise DeathError
-
-
-def test_death_before_the_exchange_keeps_the_old_version(night, monkeypatch):
-    """Killed before the exchange, the old version is read and recovered, and publishing again succeeds."""
-    first = night.publish()
-    later = MORNING + dt.timedelta(hours=1)
-    with monkeypatch.context() as patch:
-        patch.setattr(storage, "publish_folder", die)
-        with pytest.raises(DeathError):
-            night.publish(scored_at=later)
-    assert set(night.published().column("scored_at").to_pylist()) == {MORNING}
-    assert recover(night.table) == current(night.table) == first
-    assert night.publish(scored_at=later).replaced == first.version
-    assert set(night.published().column("scored_at").to_pylist()) == {later}
-
-
-def test_death_after_the_exchange_has_the_new_version(night, monkeypatch):
-    """Killed between the exchange and the manifest's rename, the new version is read, and recovery finishes it."""
-    first = night.publish()
-    later = MORNING + dt.timedelta(hours=1)
-    real = os.replace
-
-    def replace_but_not_the_manifest(source, target):
-        if Path(target).name == commit.MANIFEST:
-            raise DeathError
-        real(source, target)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", replace_but_not_the_manifest)
-        with pytest.raises(DeathError):
-            night.publish(scored_at=later)
-    assert current(night.table) == first
-    assert set(night.published().column("scored_at").to_pylist()) == {later}
-    assert night.published().column(ID).to_pylist() == night.rows.ids
-    recovered = recover(night.table)
-    assert recovered.replaced == first.version
-    assert current(night.table) == recovered
-    assert recover(night.table) == recovered
-
-
-def test_death_in_the_first_publication(night, monkeypatch):
-    """Killed in the first publication before its exchange, nothing is published, and the next run publishes."""
-    with monkeypatch.context() as patch:
-        patch.setattr(storage, "publish_folder", die)
-        with pytest.raises(DeathError):
-            night.publish()
-    assert recover(night.table) is None
-    assert storage.list_files(str(night.root)) == []
-    assert night.publish().rows == len(night.rows.ids)
-
-
-@pytest.mark.parametrize("step", ["before", "after"])
-def test_deaths_leave_nothing_for_good(night, monkeypatch, step):
-    """After the run that follows a death, the same files lie beside the table as without the death."""
-    night.publish()
-    later = MORNING + dt.timedelta(hours=1)
-    real = storage.publish_folder
-
-    def publish_then_die(staged, target):
-        storage.sync_tree(staged)
-        if step == "after":
-            assert storage.exchange(staged, target)
-        raise DeathError
-
-    with monkeypatch.context() as patch:
-        patch.setattr(storage, "publish_folder", publish_then_die)
-        with pytest.raises(DeathError):
-            night.publish(scored_at=later)
-    assert storage.publish_folder is real
-    night.publish(scored_at=later + dt.timedelta(hours=1))
-    beside = storage.list_files(night.table.meta)
-    assert not [name for name in beside if name.startswith(("publish-", "staging", "manifest.next"))]
 
 
 def test_readers_see_one_version(night):
@@ -252,10 +177,33 @@ def test_readers_see_one_version(night):
 def test_other_format_version_is_refused(night):
     """A date published in another format version is refused by that."""
     night.publish()
-    path = Path(night.table.meta) / commit.MANIFEST
-    path.write_text(path.read_text().replace('"format_version": 1', '"format_version": 99'))
+    path = Path(night.table.log(1))
+    path.write_text(path.read_text().replace('"format_version": 2', '"format_version": 99'))
     with pytest.raises(FormatVersionError, match="99"):
         current(night.table)
+
+
+def test_who_comes_second_is_told_who_won(night):
+    """Of two publications of the same base, the second fails, says which version won, and leaves nothing."""
+    first, second = night.plan(64), night.plan(50)
+    scored = [(plan, night.score(plan)) for plan in (first, second)]
+    won = publish(night.table, *scored[0], night.model, {}, MORNING, base=None)
+    before = set(storage.list_files(night.table.meta))
+    with pytest.raises(JobError, match=rf"version {won.version}, 175 rows.*published nothing"):
+        publish(night.table, *scored[1], night.model, {}, MORNING, base=None)
+    assert current(night.table) == won
+    assert set(storage.list_files(night.table.meta)) == before
+
+
+def test_versions_beyond_the_history_are_forgotten(night):
+    """Of five versions the newest two keep their manifests, quarantine and receipts; one version's parts lie there."""
+    for minute in range(5):
+        night.history = 2
+        manifest = night.publish(target_rows=50 + minute, scored_at=MORNING + dt.timedelta(minutes=minute))
+    for kind in ("log", "quarantine", "receipts"):
+        numbers = sorted(int(name[:12]) for name in storage.list_files(storage.join(night.table.meta, kind)))
+        assert numbers == [4, 5], kind
+    assert set(storage.list_files(night.table.partition)) == manifest.file_names
 
 
 def test_any_reader_reads_the_root(night):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cnnjob import storage
+from cnnjob import local_disk, storage
 from cnnjob.errors import IntegrityError, StorageError, UserError
 
 
@@ -196,7 +196,7 @@ def folder_of(path: Path, value: int) -> Path:
 def test_publish_without_a_predecessor(tmp_path):
     """A folder published where none was is there, and the staged one is gone."""
     target = tmp_path / "deep" / "target"
-    storage.publish_folder(folder_of(tmp_path / "staged", 1), target)
+    local_disk.publish_folder(folder_of(tmp_path / "staged", 1), target)
     assert storage.list_files(str(tmp_path)) == ["deep/target/one", "deep/target/two"]
 
 
@@ -207,7 +207,7 @@ def test_publish_replaces_the_whole_folder(tmp_path, monkeypatch, kernel_can_exc
         monkeypatch.setattr(storage, "exchange", lambda *_: False)
     target = folder_of(tmp_path / "target", 1)
     (target / "three").write_text("old")
-    storage.publish_folder(folder_of(tmp_path / "staged", 2), target)
+    local_disk.publish_folder(folder_of(tmp_path / "staged", 2), target)
     assert storage.list_files(str(tmp_path)) == ["target/one", "target/two"]
     assert (target / "one").read_text() == "2"
 
@@ -215,7 +215,7 @@ def test_publish_replaces_the_whole_folder(tmp_path, monkeypatch, kernel_can_exc
 def test_readers_never_find_nothing(tmp_path):
     """While a folder is replaced again and again, a reader always finds it, and always whole."""
     target = folder_of(tmp_path / "target", 0)
-    if not storage.exchange(folder_of(tmp_path / "probe", 0), target):
+    if not local_disk.exchange(folder_of(tmp_path / "probe", 0), target):
         pytest.skip("this kernel or filesystem cannot exchange two folders at once")
     reading, done = threading.Event(), threading.Event()
     wrong: list[object] = []
@@ -240,7 +240,7 @@ def test_readers_never_find_nothing(tmp_path):
     reader.start()
     assert reading.wait(30)
     for value in range(1, 60):
-        storage.publish_folder(folder_of(tmp_path / "staged", value), target)
+        local_disk.publish_folder(folder_of(tmp_path / "staged", value), target)
     done.set()
     reader.join()
     assert wrong == []
@@ -250,8 +250,8 @@ def test_readers_never_find_nothing(tmp_path):
 def test_exchange_swaps_two_folders(tmp_path):
     """Exchanging swaps two folders, and refuses where one of them is missing."""
     first, second = folder_of(tmp_path / "a", 1), folder_of(tmp_path / "b", 2)
-    if not storage.exchange(first, second):
+    if not local_disk.exchange(first, second):
         pytest.skip("this kernel or filesystem cannot exchange two folders at once")
     assert ((first / "one").read_text(), (second / "one").read_text()) == ("2", "1")
     with pytest.raises(FileNotFoundError):
-        storage.exchange(first, tmp_path / "none")
+        local_disk.exchange(first, tmp_path / "none")

@@ -59,7 +59,7 @@ def test_receipt_says_what_was_done(night):
 def test_finished_units_are_recognized(night):
     """A unit is finished if its receipt and its whole part are there."""
     plan = night.plan()
-    unit, staging = plan.units[1], night.table.staging(plan)
+    unit, staging = plan.units[1], night.staging(plan)
     assert finished(unit, staging) is None
     receipts = {receipt.unit: receipt for receipt in night.score(plan)}
     assert finished(unit, staging) == receipts[unit.name]
@@ -75,5 +75,5 @@ def test_a_damaged_receipt_is_no_receipt(night, damage):
     """A unit whose receipt cannot be read is not finished: it is done again."""
     plan = night.plan()
     night.score(plan)
-    (Path(night.table.staging(plan)) / f"{plan.units[0].name}.json").write_bytes(damage)
-    assert finished(plan.units[0], night.table.staging(plan)) is None
+    (Path(night.staging(plan)) / f"{plan.units[0].name}.json").write_bytes(damage)
+    assert finished(plan.units[0], night.staging(plan)) is None

@@ -66,7 +66,7 @@ class FolderSource:
         """Sorted by id: the order of the listing is none of the file system's."""
         table = _table(self._found())
         if not len(table):
-            raise DatasetError(f"{self._uri} has no files; there is nothing to prepare.")
+            raise DatasetError(f"{self._uri} has no files; there is nothing to do.")
         return table.sort_by(ID).combine_chunks()
 
     def _found(self) -> Iterator[Found]:

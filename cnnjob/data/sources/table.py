@@ -88,11 +88,12 @@ def _runs(values: np.ndarray) -> list[np.ndarray]:
 
 
 class TableSource:
-    """Rows of a table."""
+    """Rows of a table; without labels where what is listed is to be scored."""
 
-    def __init__(self, config: PrepareConfig) -> None:
+    def __init__(self, config: PrepareConfig, *, labelled: bool = True) -> None:
         self._uri = str(config.source.uri)
         self._config = config
+        self._labelled = labelled
         self._columns = _with_defaults(config.source.columns)
 
     def digest(self) -> str:
@@ -104,7 +105,10 @@ class TableSource:
         """Every row with its class."""
         del scratch
         rows, config = self._rows, self._config
-        labels, class_names = labels_of(rows.column(_LABEL), config.source.class_names, self._uri)
+        labels: Any = pa.nulls(len(rows), pa.int32())
+        class_names: tuple[str, ...] = ()
+        if self._labelled:
+            labels, class_names = labels_of(rows.column(_LABEL), config.source.class_names, self._uri)
         given = given_of(rows.column(_SPLIT), self._uri) if _SPLIT in rows.column_names else None
         keys = {name: rows.column(name) for name in config.source.columns.keys}
         own = {
@@ -127,14 +131,14 @@ class TableSource:
     def _rows(self) -> pa.Table:
         """Id, label, split, keys, and where each image is: the table without its images."""
         columns = self._columns
-        wanted = {_LABEL: columns.label}
+        wanted = {_LABEL: columns.label} if self._labelled else {}
         if self._config.split.method == "given":
             wanted[_SPLIT] = str(columns.split)
         if columns.uri:
             wanted[URI_COLUMN] = columns.uri
         table = read_columns(self._files, wanted, columns.id, columns.keys, columns.image)
         if not len(table):
-            raise DatasetError(f"{self._uri} has no rows; there is nothing to prepare.")
+            raise DatasetError(f"{self._uri} has no rows; there is nothing to do.")
         if columns.uri:
             table = self._with_places(table)
         if ID not in table.column_names or table.column(ID).null_count:

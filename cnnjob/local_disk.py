@@ -1,0 +1,73 @@
+"""What only a local disk can: folders that change places at once, and content that is there before its name is."""
+
+import ctypes
+import errno
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from cnnjob.storage import TEMPORARY_MARK
+
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+"""From linux/fs.h; see renameat2(2)."""
+
+
+def publish_folder(staged: Path, target: Path) -> None:
+    """Put a finished local folder in the place of ``target``, at once; the old one is removed after.
+
+    Where the kernel can, the two are exchanged (renameat2(2), RENAME_EXCHANGE), so a reader never finds nothing.
+    Elsewhere the old folder is moved aside first: for an instant there is none, and never half a one.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    sync_tree(staged)
+    if target.exists():
+        if exchange(staged, target):
+            shutil.rmtree(staged)
+        else:
+            aside = target.with_name(f"{target.name}{TEMPORARY_MARK}old-{uuid.uuid4().hex[:8]}")
+            target.rename(aside)
+            staged.rename(target)
+            shutil.rmtree(aside)
+    else:
+        staged.rename(target)
+    sync_folder(target.parent)
+
+
+def exchange(first: Path, second: Path) -> bool:
+    """Swap two paths of one filesystem at once. False where the kernel or the filesystem cannot."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    renameat2 = getattr(libc, "renameat2", None)
+    if renameat2 is None:
+        return False
+    result = renameat2(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE)
+    if result == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.ENOSYS, errno.EINVAL, errno.EXDEV, errno.EOPNOTSUPP):
+        return False
+    raise OSError(code, os.strerror(code), str(second))
+
+
+def sync_tree(folder: Path) -> None:
+    """Flush every file and folder below ``folder`` to the disk, so that a rename never outlives its content."""
+    for path in _walk(folder):
+        sync_folder(path)
+
+
+def sync_folder(path: Path) -> None:
+    """Flush one file or folder to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for root, _, files in os.walk(folder):
+        for name in files:
+            yield Path(root, name)
+        yield Path(root)

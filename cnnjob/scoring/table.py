@@ -1,0 +1,163 @@
+"""One date of a table of scores: where its files lie, and what is published for it.
+
+Beside the root lies ``ROOT.meta/date=D/log``: one manifest a version, numbered. The newest is what is published; a new
+one is created by exactly one writer (``exclusive.create``), and that is the commit. Everything else follows from it.
+"""
+
+import datetime as dt
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from cnnjob import storage
+from cnnjob.errors import FormatVersionError
+from cnnjob.schema import SCORES_FORMAT_VERSION
+
+LOG = "log"
+MANIFEST = "manifest.json"
+_DIGITS = 12
+
+
+@dataclass(frozen=True)
+class Part:
+    """A published file: its name in the date's folder, the unit it came from, rows, bytes and hash."""
+
+    name: str
+    unit: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ScoresManifest:
+    """What a date says of itself.
+
+    Attributes:
+        format_version: Of this document and the table.
+        number: Its place in the date's log, 1 on.
+        date: YYYY-MM-DD.
+        version: Unique to this publication; part of its files' names.
+        plan_digest: The plan it came from: the same inputs, model and config.
+        listing_digest: Of the inputs.
+        rows: Rows in the table.
+        refused: Rows in quarantine, by reason.
+        parts: The files, in the order of the plan.
+        model: Name, version and digest.
+        class_names: In the order of the probabilities.
+        counts: Rows by predicted class.
+        pixels: Counts of pixel values over a sample of rows, for drift.
+        scored_at: When the plan was made.
+        config: The resolved config.
+        replaced: The version before; None for the first.
+    """
+
+    format_version: int
+    number: int
+    date: str
+    version: str
+    plan_digest: str
+    listing_digest: str
+    rows: int
+    refused: dict[str, int]
+    parts: list[Part]
+    model: dict[str, str]
+    class_names: list[str]
+    counts: list[int]
+    pixels: list[list[int]]
+    scored_at: str
+    config: dict[str, Any]
+    replaced: str | None
+
+    @property
+    def file_names(self) -> set[str]:
+        """Of its parts."""
+        return {part.name for part in self.parts}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Where one date of a table lies.
+
+    Attributes:
+        root: URI of the table.
+        date: The date.
+    """
+
+    root: str
+    date: dt.date
+
+    @property
+    def partition(self) -> str:
+        """Folder of the committed parts."""
+        return storage.join(self.root, f"date={self.date.isoformat()}")
+
+    @property
+    def meta(self) -> str:
+        """Folder of everything else about the date."""
+        above, name = storage.parent(self.root), storage.name(self.root)
+        return storage.join(above, f"{name}.meta", f"date={self.date.isoformat()}")
+
+    def log(self, number: int) -> str:
+        """The manifest of a version."""
+        return storage.join(self.meta, LOG, f"{number:0{_DIGITS}d}.json")
+
+    @property
+    def stagings(self) -> str:
+        """Folder of the staging folders."""
+        return storage.join(self.meta, "staging")
+
+    def staging(self, plan_digest: str) -> str:
+        """Folder of a plan's unpublished parts and receipts."""
+        return storage.join(self.stagings, plan_digest[:32])
+
+    def beside(self, kind: str, number: int, version: str) -> str:
+        """A file that tells of a version: its ``quarantine`` (Parquet) or its ``receipts`` (JSON)."""
+        ending = "parquet" if kind == "quarantine" else "json"
+        return storage.join(self.meta, kind, f"{number:0{_DIGITS}d}-{version}.{ending}")
+
+
+def numbers(table: Table) -> list[int]:
+    """Numbers in the log, oldest first."""
+    found = numbered(storage.join(table.meta, LOG))
+    return sorted(number for name, number in found.items() if name.endswith(".json"))
+
+
+def current(table: Table) -> ScoresManifest | None:
+    """What is published for the date; None where nothing is.
+
+    Raises:
+        FormatVersionError: It was published in another version of the format.
+    """
+    for number in reversed(numbers(table)):
+        try:
+            return read(table.log(number))
+        except FileNotFoundError:
+            continue  # Between listing and reading, a newer one came and this one's time was over.
+    return None
+
+
+def read(uri: str) -> ScoresManifest:
+    """A manifest.
+
+    Raises:
+        FileNotFoundError: There is none.
+        FormatVersionError: It is of another version of the format.
+        IntegrityError: It is damaged.
+    """
+    document = storage.read_json(uri)
+    version = document.get("format_version")
+    if version != SCORES_FORMAT_VERSION:
+        raise FormatVersionError.of("table of scores", uri, version, SCORES_FORMAT_VERSION)
+    known = {field.name: document[field.name] for field in fields(ScoresManifest)}
+    return ScoresManifest(**{**known, "parts": [Part(**part) for part in document["parts"]]})
+
+
+def numbered(folder: str) -> dict[str, int]:
+    """The files of a folder whose names begin with the number of a version."""
+    names = storage.list_files(folder)
+    return {name: int(name[:_DIGITS]) for name in names if name[:_DIGITS].isdigit()}
+
+
+def as_document(manifest: ScoresManifest) -> dict[str, Any]:
+    """A manifest as it is written."""
+    return asdict(manifest)

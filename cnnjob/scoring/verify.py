@@ -1,0 +1,70 @@
+"""Before anything is published: is what lies there what the input asks for? Receipts are not believed.
+
+Every part is read back from storage and compared with its hash; the ids in the parts and in the quarantine together
+must be those of the input, unit by unit, as an order-free sum of digests.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cnnjob import storage
+from cnnjob.errors import IntegrityError
+from cnnjob.phases import reached
+from cnnjob.schema import ID
+from cnnjob.scoring.inputs import Input
+from cnnjob.scoring.plan import Plan, Unit
+from cnnjob.scoring.work import Receipt, ids_digest, part_uri, receipt_uri
+
+
+def verify(staging: str, plan: Plan, receipts: Sequence[Receipt], given: Input) -> None:
+    """Compare the staged parts with the plan and the input.
+
+    Args:
+        staging: Folder of the plan's parts.
+        plan: What was to be done.
+        receipts: One for each unit.
+        given: The input, which says what its ids are.
+
+    Raises:
+        IntegrityError: Rows, hashes or ids are not what they should be; nothing is published. A unit that is to blame
+            is no longer finished: the same command does it anew.
+    """
+    done: Mapping[str, Receipt] = {receipt.unit: receipt for receipt in receipts}
+    missing = [unit.number for unit in plan.units if unit.name not in done]
+    if missing:
+        raise IntegrityError(f"units {missing[:10]} of the plan were not finished; run the same command again")
+    for unit in plan.units:
+        reached("verify", unit=unit.number)
+        receipt = done[unit.name]
+        found = _read_ids(staging, unit, receipt)
+        written = ids_digest(found) + ids_digest(pa.chunked_array([[row[ID] for row in receipt.refused]], pa.string()))
+        expected = sum(ids_digest(ids) for ids in given.ids(unit))
+        rows = len(found) + len(receipt.refused)
+        if rows != unit.rows or storage.show_sum(written) != storage.show_sum(expected):
+            _undo(staging, unit)
+            raise IntegrityError(
+                f"unit {unit.number} has {rows} of {unit.rows} rows, or other ids than the input; it was removed, and "
+                f"nothing was published. Run the same command again: only this unit is done anew."
+            )
+
+
+def _read_ids(staging: str, unit: Unit, receipt: Receipt) -> pa.ChunkedArray:
+    """The ids of a part, whose bytes are those of its receipt."""
+    try:
+        content = storage.read_bytes(part_uri(staging, unit.name))
+    except FileNotFoundError:
+        content = b""
+    if storage.sha256(content) == receipt.sha256:
+        return pq.read_table(pa.BufferReader(content), columns=[ID], use_threads=False).column(ID)
+    _undo(staging, unit)
+    raise IntegrityError(
+        f"the part of unit {unit.number} is not what was written for its {unit.rows} rows; it was removed. "
+        f"Run the same command again: only this unit is done anew."
+    )
+
+
+def _undo(staging: str, unit: Unit) -> None:
+    storage.remove(receipt_uri(staging, unit.name))
+    storage.remove(part_uri(staging, unit.name))

@@ -1,0 +1,155 @@
+"""Scoring a date by the product's own flow in a process of its own, without Ray and MLflow: units are done in a loop.
+
+Processes are forked from a server that has imported what they need, so a test can kill one at every instant of a night.
+"""
+
+import datetime as dt
+import json
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from cnnjob import phases, storage
+from cnnjob.config.score import InputConfig, ScoreConfig, UnitsConfig
+from cnnjob.errors import CnnjobError
+from cnnjob.models.bundle import ONNX, read_bundle
+from cnnjob.scoring.engine import Engine
+from cnnjob.scoring.reading import read_scores
+from cnnjob.scoring.table import Table, current
+from cnnjob.scoring.work import Receipt, do_unit
+from cnnjob.tracking.registry import Resolved
+from pipelines import score
+from pipelines.score import ScoreResult
+
+_PROCESSES = multiprocessing.get_context("forkserver")
+_PROCESSES.set_forkserver_preload(["tests.nights"])
+DATE = dt.date(2024, 2, 29)
+EVENING, MORNING = dt.datetime(2024, 2, 29, 20, tzinfo=dt.UTC), dt.datetime(2024, 3, 1, 6, tzinfo=dt.UTC)
+
+
+@dataclass(frozen=True)
+class Work:
+    """A date to score.
+
+    Attributes:
+        bundle: Folder of the model.
+        kind: Of the input.
+        uri: Of the input.
+        root: Of the table.
+        clock: What the clock says when the plan is made.
+        version: Of the model: another version is another plan.
+        options: Further keys of the config.
+    """
+
+    bundle: str
+    kind: str
+    uri: str
+    root: str
+    clock: dt.datetime = MORNING
+    version: str = "1"
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def config(self) -> ScoreConfig:
+        """The job's config: units of 64 rows, any share of refused rows."""
+        split = {"split": "test"} if self.kind == "dataset" else {}
+        options = {"units": UnitsConfig(target_rows=64), "limits": {"max_refused_share": 1.0}, **self.options}
+        given = InputConfig(kind=self.kind, uri=self.uri, **split)
+        return ScoreConfig(input=given, model="models:/digits/1", output=self.root, date=DATE, **options)
+
+    @property
+    def table(self) -> Table:
+        """Its date."""
+        return Table(self.root, DATE)
+
+
+class Quiet:
+    """A console that nobody sees."""
+
+    def note(self, message: str) -> None:
+        """Ignore."""
+
+    def advance(self, *_: object) -> None:
+        """Ignore."""
+
+
+def score_here(work: Work) -> ScoreResult:
+    """Score in this process."""
+    resolved = Resolved("digits", work.version, read_bundle(Path(work.bundle), expected_digest=None, where="model"))
+
+    def loop(config: Any, plan: Any, desk: Any, resolved: Any, done: set[str], _: Any) -> Iterator[Receipt]:
+        engine = Engine(resolved.bundle.files[ONNX], threads=1, batch_size=64)
+        return (do_unit(unit, desk, engine) for unit in plan.units if unit.name not in done)
+
+    with mock.patch.multiple(score, _score=loop, now=lambda: work.clock):
+        return score.score_date(work.config, DATE, resolved, Quiet())
+
+
+def kill(phase: str, marks: Path, **where: int | str) -> dict[str, Any]:
+    """A fault: SIGKILL at a named instant."""
+    name = "-".join([phase, *(f"{key}{value}" for key, value in where.items())]).replace(" ", "-")
+    return {"phase": phase, "signal": "SIGKILL", "mark": str(marks / name), "where": where}
+
+
+def score_apart(work: Work, faults: list[dict[str, Any]] | None = None) -> int:
+    """Score in a process of its own: 0, the exit code of what failed, or minus the signal that killed it."""
+    process = begin_apart(work, faults)
+    process.join()
+    return int(process.exitcode or 0)
+
+
+def begin_apart(work: Work, faults: list[dict[str, Any]] | None = None) -> Any:
+    """The process of ``score_apart``, begun."""
+    process = _PROCESSES.Process(target=_work, args=(work, json.dumps(faults or []), dict(os.environ)), daemon=True)
+    process.start()
+    return process
+
+
+def _work(work: Work, faults: str, environment: dict[str, str]) -> None:
+    os.environ.update(environment)
+    os.environ[phases.ENVIRONMENT] = faults
+    try:
+        score_here(work)
+    except CnnjobError as error:
+        raise SystemExit(error.exit_code) from error
+
+
+def content_of(root: str) -> pa.Table:
+    """What a reader gets, in the order of the plan."""
+    return read_scores(root, DATE)
+
+
+def files_of(work: Work) -> set[str]:
+    """All files of the table and beside it, with names that tell versions apart replaced."""
+    found = current(work.table)
+    assert found is not None
+    meta = work.table.meta
+    names = [*storage.list_files(work.root), *(f"meta/{name}" for name in storage.list_files(meta))]
+    return {name.replace(found.version, "VERSION") for name in names if not name.endswith((".running", ".rolling"))}
+
+
+def killed(code: int) -> bool:
+    """Whether a process ended by SIGKILL."""
+    return code == -signal.SIGKILL
+
+
+def folder_of_pictures(folder: Path, count: int, *, seed: int = 0) -> Path:
+    """PNG files in two folders, every tenth of them no picture."""
+    generator = np.random.default_rng(seed)
+    for number in range(count):
+        path = folder / f"shop{number % 2}" / f"{number:04d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if number % 10 == 7:
+            path.write_bytes(b"no picture")
+        else:
+            Image.fromarray(generator.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(path)
+    return folder
