@@ -147,7 +147,7 @@ def test_one_run_has_each_metric_once_an_epoch(line: Line) -> None:
     for metric in ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "images_per_s", "first_batch_s"):
         assert [point.step for point in client.get_metric_history(run.info.run_id, metric)] == [*range(1, epochs + 1)]
     assert run.info.status == "FINISHED"
-    assert {"figures/confusion_test.png", "figures/curves.png"} == {
+    assert {f"figures/{name}.png" for name in ("confusion_test", "curves", "mistakes_test", "reliability_test")} == {
         item.path for item in client.list_artifacts(run.info.run_id, "figures")
     }
     assert run.data.params["num_epochs"] == str(epochs)
