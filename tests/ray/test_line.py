@@ -147,9 +147,9 @@ def test_one_run_has_each_metric_once_an_epoch(line: Line) -> None:
     for metric in ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "images_per_s", "first_batch_s"):
         assert [point.step for point in client.get_metric_history(run.info.run_id, metric)] == [*range(1, epochs + 1)]
     assert run.info.status == "FINISHED"
-    assert {"figures/confusion_test.png", "figures/curves.png"} == {
-        item.path for item in client.list_artifacts(run.info.run_id, "figures")
-    }
+    pictures = {item.path for item in client.list_artifacts(run.info.run_id, "figures")}
+    names = ("curves", "confusion_test", "reliability_test", "mistakes_test")
+    assert pictures == {f"figures/{name}.png" for name in names}
     assert run.data.params["num_epochs"] == str(epochs)
     assert run.data.params["optimizer.name"] == "adamw"
 

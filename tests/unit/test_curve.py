@@ -28,6 +28,18 @@ def test_values_stand_where_they_belong():
     assert all(set(line.partition("┤")[2].strip()) <= {"◉", " "} for line in draw([2.0, 1.0], [2.0, 1.0], "loss")[1:-2])
 
 
+def test_a_steep_curve_is_one_stroke():
+    """Between neighbouring columns no line is left out, however fast the values fall."""
+    rows = [line.partition("┤")[2] for line in draw([9.0, *[0.1] * 99], [9.0, *[0.0] * 99], "loss")[1:-2]]
+    assert all(row.strip() for row in rows)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_no_curve(value):
+    """A value that cannot be drawn leaves the curve out; it does not end the command."""
+    assert draw([1.0, 0.5], [1.0, value], "loss") == []
+
+
 def test_a_flat_curve_is_drawn():
     """Values that are all the same make a line, not a division by zero."""
     assert any("◉" in line for line in draw([1.0, 1.0], [1.0, 1.0], "loss")[1:])
