@@ -34,7 +34,7 @@ def draw(train: Sequence[float], val: Sequence[float], title: str) -> list[str]:
     scale = {0: high, HEIGHT // 2: low + (high - low) * (1 - HEIGHT // 2 / (HEIGHT - 1)), HEIGHT - 1: low}
     drawn = [f"{title}: {_MARKS[1]} training, {_MARKS[2]} validation, {_MARKS[3]} both"]
     for number, row in enumerate(cells):
-        label = f"{scale[number]:.4g}" if number in scale else ""
+        label = f"{scale[number]:.3g}" if number in scale else ""
         drawn.append(f"{label:>8} ┤{''.join(_MARKS[cell] for cell in row)}".rstrip())
     last = f"epoch {len(train)}"
     drawn.append(" " * 9 + "└" + "─" * width)
