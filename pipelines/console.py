@@ -73,10 +73,12 @@ class Console:
         from rich import box
         from rich.console import Console as RichConsole
         from rich.table import Table
+        from rich.text import Text
 
         drawn = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
         for row in rows:
-            drawn.add_row(*(_cell(value) for value in row))
+            # As text: the name of a class may look like Rich's markup.
+            drawn.add_row(*(Text(_cell(value)) for value in row))
         width = None if self._out.isatty() else PLAIN_WIDTH
         RichConsole(file=self._out, highlight=False, width=width).print(drawn)
 

@@ -82,7 +82,7 @@ def stages(net: Net) -> list[Stage]:
 
     Raises:
         ModelError: A map shrinks to nothing, a size is not positive, or the stated ``flatten_features`` are not those
-            of the maps; the message names the layer.
+            of the maps; the message names the layer, and the sizes before and after it.
     """
     return list(_stages(net))
 
@@ -136,8 +136,9 @@ def _block(number: int, block: Block, shape: tuple[int, int, int]) -> Iterator[S
     out_w = (width + 2 * block.padding - kernel) // block.stride + 1
     if out_h < 1 or out_w < 1:
         raise ModelError(
-            f"conv{number}: a kernel of {kernel}x{kernel} with padding {block.padding} does not fit on maps of "
-            f"{height}x{width}; use a smaller kernel, more padding or less pooling before it"
+            f"conv{number}: a kernel of {kernel}x{kernel}, step {block.stride}, padding {block.padding}, makes maps "
+            f"of {max(out_h, 0)}x{max(out_w, 0)} from maps of {height}x{width}; use a smaller kernel, more padding or "
+            f"less pooling before it"
         )
     conv = (block.filters, out_h, out_w)
     weights = channels * kernel * kernel
@@ -155,8 +156,8 @@ def _block(number: int, block: Block, shape: tuple[int, int, int]) -> Iterator[S
         pooled = (block.filters, out_h // block.pool, out_w // block.pool)
         if min(pooled) < 1:
             raise ModelError(
-                f"pool{number}: a max-pool of {block.pool}x{block.pool} shrinks maps of {out_h}x{out_w} to nothing; "
-                f"use a smaller pool, more padding or larger images"
+                f"pool{number}: a max-pool of {block.pool}x{block.pool} makes maps of {pooled[1]}x{pooled[2]} from "
+                f"maps of {out_h}x{out_w}; use a smaller pool, more padding or larger images"
             )
         does = f"the largest of each {block.pool}x{block.pool}"
         yield Stage(f"pool{number}", "pool", does, conv, pooled, flops=block.filters * out_h * out_w)

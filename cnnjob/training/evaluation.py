@@ -111,7 +111,9 @@ def count(labels: np.ndarray, log_probabilities: np.ndarray, first_row: int) -> 
     predicted = scores.argmax(axis=1)
     confidence = np.exp(scores[np.arange(num_rows), predicted])
     hits = predicted == labels
-    before_own = (scores > own[:, None]).sum(axis=1)
+    # Of equally likely classes the first one comes first, as it does for argmax: top-1 is the accuracy.
+    earlier = np.arange(num_classes) < labels[:, None]
+    before_own = ((scores > own[:, None]) | ((scores == own[:, None]) & earlier)).sum(axis=1)
     bins = np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
     losses = -own
     wrong = np.flatnonzero(~hits)
@@ -148,17 +150,13 @@ def merge_evaluations(parts: Sequence[Evaluation]) -> Evaluation:
 
 
 def by_class(confusion: np.ndarray, class_names: Sequence[str]) -> list[dict[str, Any]]:
-    """Precision, recall and F1 of each class, 0 where a class has no row or no prediction, and its rows (support)."""
-    from sklearn.metrics import precision_recall_fscore_support
+    """Precision, recall and F1 of each class, and its rows (support).
 
-    size, weights = len(class_names), confusion.reshape(-1)
-    if not weights.any():
-        return [{"name": name, "precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 0} for name in class_names]
-    labels, predicted = np.divmod(np.arange(size * size), size)
-    precision, recall, f1, _ = precision_recall_fscore_support(
-        labels, predicted, labels=range(size), sample_weight=weights, zero_division=0.0
-    )
-    support = confusion.sum(axis=1)
+    Where a class has no row or no prediction, a division by zero gives 0: scikit-learn's ``zero_division=0``.
+    """
+    hits, support, predicted = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
+    precision, recall = hits / np.maximum(predicted, 1), hits / np.maximum(support, 1)
+    f1 = 2 * hits / np.maximum(predicted + support, 1)
     return [
         {"name": name, "precision": float(p), "recall": float(r), "f1": float(f), "support": int(s)}
         for name, p, r, f, s in zip(class_names, precision, recall, f1, support, strict=True)

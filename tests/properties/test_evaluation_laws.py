@@ -113,6 +113,15 @@ def test_no_row_has_no_figures():
     assert all(each["f1"] == each["support"] == 0 for each in by_class(found.tally.confusion, ["a", "b", "c"]))
 
 
+@given(num_rows=st.integers(1, 40), seed=st.integers(0, 2**32))
+def test_equally_likely_classes_are_taken_in_order(num_rows, seed):
+    """With two classes, top-k is the accuracy, also where both are equally likely."""
+    generator = np.random.default_rng(seed)
+    scores = np.log([[0.5, 0.5], [0.25, 0.75]])[generator.integers(0, 2, num_rows)]
+    found = merge_evaluations([count(generator.integers(0, 2, num_rows), scores, 0)])
+    assert (found.k, found.top_k) == (1, found.tally.accuracy)
+
+
 @pytest.mark.parametrize(("classes", "k"), [(2, 1), (3, 2), (6, 5), (10, 5), (1000, 5)])
 def test_top_k_is_never_trivial(classes, k):
     """The k likeliest are five, and always fewer than there are classes."""

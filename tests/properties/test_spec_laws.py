@@ -7,6 +7,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from cnnjob.errors import ModelError
 from cnnjob.models.cnn import build
@@ -79,6 +80,17 @@ def test_parameters_are_torchs(net):
     module = build(net, [0.5] * net.shape[0], [0.2] * net.shape[0], seed=0)
     assert trace(net).parameters == sum(parameter.numel() for parameter in module.parameters())
     assert {name for name, _ in module.named_buffers()} == {"normalize.mean", "normalize.std"}
+
+
+@settings(max_examples=25)
+@given(nets)
+def test_flops_are_torchs(net):
+    """The operations of convolutions and linear layers by arithmetic are those that torch counts, an image."""
+    expected = sum(stage.flops for stage in possible(net) if stage.kind in ("conv", "linear"))
+    module = build(net, [0.5] * net.shape[0], [0.2] * net.shape[0], seed=0).eval()
+    with FlopCounterMode(display=False) as counter:
+        module(torch.zeros((3, *net.shape), dtype=torch.uint8))
+    assert counter.get_total_flops() == 3 * expected
 
 
 @given(nets)

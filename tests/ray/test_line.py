@@ -147,11 +147,22 @@ def test_one_run_has_each_metric_once_an_epoch(line: Line) -> None:
     for metric in ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "images_per_s", "first_batch_s"):
         assert [point.step for point in client.get_metric_history(run.info.run_id, metric)] == [*range(1, epochs + 1)]
     assert run.info.status == "FINISHED"
-    assert {f"figures/{name}.png" for name in ("confusion_test", "curves", "mistakes_test", "reliability_test")} == {
-        item.path for item in client.list_artifacts(run.info.run_id, "figures")
-    }
+    pictures = {item.path for item in client.list_artifacts(run.info.run_id, "figures")}
+    names = ("curves", "confusion_test", "reliability_test", "mistakes_test")
+    assert pictures == {f"figures/{name}.png" for name in names}
+    figures = {"loss", "accuracy", "top5", "ece", "macro_f1"}
+    assert {name for name in run.data.metrics if name.startswith("test_")} == {f"test_{name}" for name in figures}
     assert run.data.params["num_epochs"] == str(epochs)
     assert run.data.params["optimizer.name"] == "adamw"
+
+
+def test_a_model_carries_the_figures_of_its_test(line: Line) -> None:
+    """model.json and the result of the command have the same figures of the test split, by class too."""
+    bundle = registry.resolve(connect(str(line.folder / "tracking")), "models:/digits@champion").bundle
+    test = bundle.description.metrics["test"]
+    assert test == line.result.test
+    assert [each["name"] for each in test["classes"]] == list(bundle.description.class_names)
+    assert sum(each["support"] for each in test["classes"]) == test["rows"]
 
 
 def test_a_bundle_changed_after_registration_is_refused(line: Line) -> None:

@@ -15,7 +15,7 @@ def test_a_curve_fits_eighty_columns(count):
     lines = draw(values, [value + 0.1 for value in values], "loss")
     assert max(map(len, lines)) <= 80
     assert lines[1].split()[0] == "2.6"
-    assert lines[-3].split()[0] == f"{values[-1]:.4g}"
+    assert lines[-3].split()[0] == f"{values[-1]:.3g}"
     assert lines[-1].endswith(f"epoch {count}")
 
 
@@ -26,6 +26,24 @@ def test_values_stand_where_they_belong():
     assert (top[0], top[-1]) == ("·", "●")
     assert (bottom[0], bottom[-1]) == ("●", "·")
     assert all(set(line.partition("┤")[2].strip()) <= {"◉", " "} for line in draw([2.0, 1.0], [2.0, 1.0], "loss")[1:-2])
+
+
+def test_a_steep_curve_is_one_stroke():
+    """Between neighbouring columns no line is left out, however fast the values fall."""
+    rows = [line.partition("┤")[2] for line in draw([9.0, *[0.1] * 99], [9.0, *[0.0] * 99], "loss")[1:-2]]
+    assert all(row.strip() for row in rows)
+
+
+def test_the_scale_is_as_wide_for_any_loss():
+    """However small or large the values, the curve begins in the same column."""
+    for last in (3.0184e-4, 1.2345e-7, 0.5, 123456.7):
+        assert {line.index("┤") for line in draw([9.0, last], [9.0, last], "loss")[1:-2]} == {9}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_no_curve(value):
+    """A value that cannot be drawn leaves the curve out; it does not end the command."""
+    assert draw([1.0, 0.5], [1.0, value], "loss") == []
 
 
 def test_a_flat_curve_is_drawn():

@@ -1,4 +1,5 @@
 import io
+import warnings
 
 import numpy as np
 import pytest
@@ -35,6 +36,28 @@ def test_figures_are_drawn_for_any_number_of_classes(classes):
         figures.mistakes(found.worst, images, names),
     ):
         assert all(200 < side < 2000 for side in size_of(png))
+
+
+NAMES = (["$5_x^$", "a $b", "c"], ["日本", "Käfer", "x" * 300], ["[/b]", "a\nb", "c\x1b[31m"])
+
+
+@pytest.mark.parametrize("names", NAMES)
+def test_class_names_may_be_any_text(names):
+    """Names that look like formulas, that are long, or that the font does not have, are drawn without a warning."""
+    found = evaluated(3)
+    images = [np.zeros((1, 8, 8), np.uint8)] * len(found.worst)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for png in (figures.confusion(found.tally.confusion, names), figures.mistakes(found.worst, images, names)):
+            assert all(200 < side < 2000 for side in size_of(png))
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0"), (9999, "9999"), (10_000, "10k"), (9_999_999, "9999k"), (10**7, "10M")]
+)
+def test_counts_fit_into_their_cells(count, text):
+    """A count is written in at most five characters."""
+    assert figures._count(count) == text
 
 
 def test_no_mistake_is_said():

@@ -67,18 +67,18 @@ def test_written_out_spec_is_the_preset():
 
 
 @pytest.mark.parametrize(
-    ("blocks", "layer"),
+    ("blocks", "layer", "before", "after"),
     [
-        ((Block(4, kernel=9),), "conv1"),
-        ((Block(4), Block(4, pool=3), Block(4, kernel=5)), "conv3"),
-        ((Block(4, padding=1), Block(4, kernel=3, stride=4, pool=4)), "pool2"),
-        ((Block(4, kernel=10, padding=0, stride=8),), "conv1"),
+        ((Block(4, kernel=9),), "conv1", "8x12", "0x4"),
+        ((Block(4), Block(4, pool=3), Block(4, kernel=5)), "conv3", "1x2", "0x0"),
+        ((Block(4, padding=1), Block(4, kernel=3, stride=4, pool=3)), "pool2", "2x3", "0x1"),
+        ((Block(4, kernel=10, padding=0, stride=8),), "conv1", "8x12", "0x1"),
     ],
 )
-def test_impossible_nets_name_the_layer(blocks, layer):
-    """A net whose maps shrink to nothing is refused, naming the first layer that does not fit."""
-    with pytest.raises(ModelError, match=f"^{layer}: "):
-        stages(Net((3, 8, 8), 10, blocks))
+def test_impossible_nets_name_the_layer_and_the_sizes(blocks, layer, before, after):
+    """A net whose maps shrink to nothing is refused: the first layer that does it, the sizes before and after it."""
+    with pytest.raises(ModelError, match=f"^{layer}: .* makes maps of {after} from maps of {before}; "):
+        stages(Net((3, 8, 12), 10, blocks))
 
 
 @pytest.mark.parametrize(
