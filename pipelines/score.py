@@ -124,7 +124,7 @@ def score_date(config: ScoreConfig, date: dt.date, resolved: Resolved, console: 
             f"{before.model['version']}, and mode is error. Set mode: replace, or score another date."
         )
     _check_space(config, plan, model)
-    with _told_who_won(table, before), _informed(table, console):
+    with _told_who_won(table, plan, before), _informed(table, console):
         published, receipts, done, started = _work(config, table, given, plan, resolved, model, before, console)
     ended = time.perf_counter()
     rate = sum(receipt.rows for receipt in receipts[done:]) / (ended - started)
@@ -269,15 +269,17 @@ def _score(
 
 
 @contextmanager
-def _told_who_won(table: Table, before: ScoresManifest | None) -> Iterator[None]:
-    """A job whose staged files were cleaned away by a faster one says so, not what it missed."""
+def _told_who_won(table: Table, plan: Plan, before: ScoresManifest | None) -> Iterator[None]:
+    """A job that was slower than another says so, not that its staged files were cleaned away, and leaves none."""
     try:
         yield
     except CnnjobError as error:
         won = current(table)
-        if won is not None and won.number > (before.number if before else 0):
-            raise commit.lost(table, won) from error
-        raise
+        number = before.number if before else 0
+        if won is None or won.number == number or won.plan_digest == plan.digest:
+            raise
+        storage.remove(table.staging(plan.digest))
+        raise commit.lost(table, won) from error
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -120,6 +121,7 @@ def _work(work: Work, faults: str, environment: dict[str, str]) -> None:
     try:
         score_here(work)
     except CnnjobError as error:
+        sys.stderr.write(f"model version {work.version}: {error}\n")
         raise SystemExit(error.exit_code) from error
 
 

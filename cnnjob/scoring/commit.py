@@ -16,6 +16,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -27,7 +28,7 @@ from filelock import FileLock
 
 from cnnjob import exclusive, local_disk, storage
 from cnnjob.data.statistics import LEVELS
-from cnnjob.errors import JobError
+from cnnjob.errors import CnnjobError, JobError
 from cnnjob.phases import reached
 from cnnjob.schema import SCORES_FORMAT_VERSION, refused_table
 from cnnjob.scoring.plan import Plan, ScoringModel
@@ -123,7 +124,15 @@ def roll_forward(table: Table, manifest: ScoresManifest) -> None:
 
 
 def clean_up(table: Table, manifest: ScoresManifest, history: int) -> None:
-    """Remove what no run can publish any more, and all but ``history`` versions of what tells of them."""
+    """Remove what no run can publish any more, and all but ``history`` versions of what tells of them.
+
+    It fails no publication: another run may clean up at the same time, and what is left the next one removes.
+    """
+    with suppress(CnnjobError, OSError):
+        _clean_up(table, manifest, history)
+
+
+def _clean_up(table: Table, manifest: ScoresManifest, history: int) -> None:
     reached("clean up")
     for name in sorted({PurePosixPath(path).parts[0] for path in storage.list_files(table.stagings)}):
         staging = storage.join(table.stagings, name)
