@@ -158,8 +158,8 @@ def _work(
     console: Console,
 ) -> tuple[ScoresManifest, list[Receipt], int, float]:
     """Score what is left, verify, publish. Returns also all receipts, how many of them were there, and the start."""
-    staging = table.staging(plan.digest)
-    scored_at = _scored_at(staging, plan, config, before)
+    staging = table.staging(plan.digest, before.number if before else 0)
+    scored_at = _scored_at(staging, plan, config)
     desk = Desk(given.stage(staging), staging, model, config.probabilities, scored_at, given.keys)
     receipts = [receipt for unit in plan.units if (receipt := finished(unit, staging))]
     done = len(receipts)
@@ -231,13 +231,12 @@ def _check_refused(config: ScoreConfig, plan: Plan, receipts: list[Receipt]) -> 
         )
 
 
-def _scored_at(staging: str, plan: Plan, config: ScoreConfig, before: ScoresManifest | None) -> dt.datetime:
+def _scored_at(staging: str, plan: Plan, config: ScoreConfig) -> dt.datetime:
     """When this plan was first made: a run that goes on after a death keeps the first run's time."""
     uri = storage.join(staging, commit.PLAN)
     if not storage.exists(uri):
         document = {
             "scored_at": now().isoformat(),
-            "base": before.number if before else 0,
             "rows": plan.rows,
             "units": len(plan.units),
             "config": dump_config(config),
@@ -278,7 +277,7 @@ def _told_who_won(table: Table, plan: Plan, before: ScoresManifest | None) -> It
         number = before.number if before else 0
         if won is None or won.number == number or won.plan_digest == plan.digest:
             raise
-        storage.remove(table.staging(plan.digest))
+        storage.remove(table.staging(plan.digest, number))
         raise commit.lost(table, won) from error
 
 

@@ -79,19 +79,29 @@ def publish(
     """
     ordered = sorted(receipts, key=lambda receipt: receipt.number)
     manifest = _describe(table, plan, ordered, model, config, scored_at, base)
-    _write_beside(table, manifest, ordered)
-    reached("commit")
     # Two jobs of the same plan write the same manifest: who published it makes it this job's own.
     document = {**as_document(manifest), "publisher": uuid.uuid4().hex}
-    if not exclusive.create(table.log(manifest.number), storage.json_bytes(document)):
-        _forget(table, manifest)
-        won = current(table)
-        assert won is not None, "who was faster has left it"
-        raise lost(table, won)
+    try:
+        _write_beside(table, manifest, ordered)
+        reached("commit")
+        is_ours = exclusive.create(table.log(manifest.number), storage.json_bytes(document))
+    except CnnjobError as error:
+        # Who has won removes what others of this number are writing.
+        _check_not_lost(table, manifest, error)
+        raise
+    if not is_ours:
+        _check_not_lost(table, manifest, None)
     reached("committed")
     roll_forward(table, manifest)
     clean_up(table, manifest, history)
     return manifest
+
+
+def _check_not_lost(table: Table, manifest: ScoresManifest, cause: Exception | None) -> None:
+    won = current(table)
+    if won is not None and won.number >= manifest.number:
+        _forget(table, manifest)
+        raise lost(table, won) from cause
 
 
 def lost(table: Table, won: ScoresManifest) -> JobError:
@@ -135,10 +145,9 @@ def clean_up(table: Table, manifest: ScoresManifest, history: int) -> None:
 def _clean_up(table: Table, manifest: ScoresManifest, history: int) -> None:
     reached("clean up")
     for name in sorted({PurePosixPath(path).parts[0] for path in storage.list_files(table.stagings)}):
-        staging = storage.join(table.stagings, name)
         # A plan replaces what was published when it was made. One from before this version has lost already.
-        if base_of(staging) < manifest.number:
-            storage.remove(staging)
+        if int(name.partition("-")[0]) < manifest.number:
+            storage.remove(storage.join(table.stagings, name))
     reached("stagings removed")
     kept = {number: read(table.log(number)).version for number in numbers(table)[-history:]}
     for kind in (LOG, *BESIDE):
@@ -148,14 +157,6 @@ def _clean_up(table: Table, manifest: ScoresManifest, history: int) -> None:
             is_of_kept = number in kept and (kind == LOG or kept[number] in name) and storage.TEMPORARY_MARK not in name
             if number <= manifest.number and not is_of_kept:
                 storage.remove(storage.join(folder, name))
-
-
-def base_of(staging: str) -> int:
-    """Number of the version that a staged plan would replace; -1 where it does not say."""
-    try:
-        return int(storage.read_json(storage.join(staging, PLAN))["base"])
-    except FileNotFoundError:
-        return -1
 
 
 def _describe(
@@ -237,7 +238,7 @@ def _roll_local(table: Table, manifest: ScoresManifest) -> None:
 
 def _exchange(table: Table, manifest: ScoresManifest, folder: Path) -> None:
     folder.mkdir()
-    staging = table.staging(manifest.plan_digest)
+    staging = table.staging(manifest.plan_digest, manifest.base)
     for part in manifest.parts:
         os.link(storage.local_path(part_uri(staging, part.unit)), folder / part.name)
         reached("link", part=part.name[:10])
@@ -246,7 +247,7 @@ def _exchange(table: Table, manifest: ScoresManifest, folder: Path) -> None:
 
 
 def _copy(table: Table, manifest: ScoresManifest) -> None:
-    staging = table.staging(manifest.plan_digest)
+    staging = table.staging(manifest.plan_digest, manifest.base)
     present = set(storage.list_files(table.partition))
     for part in manifest.parts:
         if part.name not in present:

@@ -69,6 +69,11 @@ class ScoresManifest:
     replaced: str | None
 
     @property
+    def base(self) -> int:
+        """Number of the version that it replaced; 0 where there was none."""
+        return self.number - 1
+
+    @property
     def file_names(self) -> set[str]:
         """Of its parts."""
         return {part.name for part in self.parts}
@@ -106,9 +111,12 @@ class Table:
         """Folder of the staging folders."""
         return storage.join(self.meta, "staging")
 
-    def staging(self, plan_digest: str) -> str:
-        """Folder of a plan's unpublished parts and receipts."""
-        return storage.join(self.stagings, plan_digest[:32])
+    def staging(self, plan_digest: str, base: int) -> str:
+        """Folder of the unpublished parts and receipts of a plan that would replace version ``base`` (0: none).
+
+        The number is in the name: whether a staging can still be published is known before anything lies in it.
+        """
+        return storage.join(self.stagings, f"{base:0{_DIGITS}d}-{plan_digest[:32]}")
 
     def beside(self, kind: str, number: int, version: str) -> str:
         """A file that tells of a version: its ``quarantine`` (Parquet) or its ``receipts`` (JSON)."""

@@ -71,8 +71,6 @@ def scored(digits, bundle, tmp_path_factory):
     works = {}
     for name, plan in plans.items():
         works[name] = (plan, night.score(plan, scored_at=MORNING + dt.timedelta(hours=1 + len(works))))
-        document = {"scored_at": "", "base": base.number}
-        storage.write_json(storage.join(night.staging(plan), commit.PLAN), document)
     return night, base, works
 
 
