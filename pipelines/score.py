@@ -158,7 +158,7 @@ def _work(
     console: Console,
 ) -> tuple[ScoresManifest, list[Receipt], int, float]:
     """Score what is left, verify, publish. Returns also all receipts, how many of them were there, and the start."""
-    staging = table.staging(plan.digest)
+    staging = table.staging(plan.digest, before.number if before else 0)
     scored_at = _scored_at(staging, plan, config, before)
     desk = Desk(given.stage(staging), staging, model, config.probabilities, scored_at, given.keys)
     receipts = [receipt for unit in plan.units if (receipt := finished(unit, staging))]
@@ -237,7 +237,6 @@ def _scored_at(staging: str, plan: Plan, config: ScoreConfig, before: ScoresMani
     if not storage.exists(uri):
         document = {
             "scored_at": now().isoformat(),
-            "base": before.number if before else 0,
             "rows": plan.rows,
             "units": len(plan.units),
             "config": dump_config(config),

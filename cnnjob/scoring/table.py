@@ -5,6 +5,7 @@ one is created by exactly one writer (``exclusive.create``), and that is the com
 """
 
 import datetime as dt
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -106,9 +107,13 @@ class Table:
         """Folder of the staging folders."""
         return storage.join(self.meta, "staging")
 
-    def staging(self, plan_digest: str) -> str:
-        """Folder of a plan's unpublished parts and receipts."""
-        return storage.join(self.stagings, plan_digest[:32])
+    def staging(self, plan_digest: str, base: int) -> str:
+        """Folder of the unpublished parts and receipts of a plan that would replace the version ``base``."""
+        return storage.join(self.stagings, f"{base:0{_DIGITS}d}-{plan_digest[:32]}")
+
+    def staging_of(self, manifest: ScoresManifest) -> str:
+        """Where the parts of a version lay until they were published."""
+        return self.staging(manifest.plan_digest, manifest.number - 1)
 
     def beside(self, kind: str, number: int, version: str) -> str:
         """A file that tells of a version: its ``quarantine`` (Parquet) or its ``receipts`` (JSON)."""
@@ -118,7 +123,7 @@ class Table:
 
 def numbers(table: Table) -> list[int]:
     """Numbers in the log, oldest first."""
-    found = numbered(storage.join(table.meta, LOG))
+    found = numbered(storage.list_files(storage.join(table.meta, LOG)))
     return sorted(number for name, number in found.items() if name.endswith(".json"))
 
 
@@ -152,9 +157,8 @@ def read(uri: str) -> ScoresManifest:
     return ScoresManifest(**{**known, "parts": [Part(**part) for part in document["parts"]]})
 
 
-def numbered(folder: str) -> dict[str, int]:
-    """The files of a folder whose names begin with the number of a version."""
-    names = storage.list_files(folder)
+def numbered(names: Iterable[str]) -> dict[str, int]:
+    """Those of the names that begin with the number of a version, with it."""
     return {name: int(name[:_DIGITS]) for name in names if name[:_DIGITS].isdigit()}
 
 

@@ -12,7 +12,7 @@ from cnnjob.scoring.engine import Engine
 from cnnjob.scoring.inputs import DatasetInput
 from cnnjob.scoring.plan import Plan, plan_dataset
 from cnnjob.scoring.reading import read_scores
-from cnnjob.scoring.table import Table
+from cnnjob.scoring.table import Table, current
 from cnnjob.scoring.verify import verify
 from cnnjob.scoring.work import Desk, Receipt, do_unit, part_uri
 from tests.helpers import rows_of, score_config, scoring_model
@@ -51,7 +51,8 @@ class Night:
 
     def staging(self, plan: Plan) -> str:
         """Where the plan's parts lie before they are published."""
-        return self.table.staging(plan.digest)
+        before = current(self.table)
+        return self.table.staging(plan.digest, before.number if before else 0)
 
     def verify(self, plan: Plan, receipts: list[Receipt]) -> None:
         """Compare what was written with the plan and the input."""
