@@ -159,7 +159,7 @@ def _work(
 ) -> tuple[ScoresManifest, list[Receipt], int, float]:
     """Score what is left, verify, publish. Returns also all receipts, how many of them were there, and the start."""
     staging = table.staging(plan.digest, before.number if before else 0)
-    scored_at = _scored_at(staging, plan, config, before)
+    scored_at = _scored_at(staging, plan, config)
     desk = Desk(given.stage(staging), staging, model, config.probabilities, scored_at, given.keys)
     receipts = [receipt for unit in plan.units if (receipt := finished(unit, staging))]
     done = len(receipts)
@@ -231,7 +231,7 @@ def _check_refused(config: ScoreConfig, plan: Plan, receipts: list[Receipt]) -> 
         )
 
 
-def _scored_at(staging: str, plan: Plan, config: ScoreConfig, before: ScoresManifest | None) -> dt.datetime:
+def _scored_at(staging: str, plan: Plan, config: ScoreConfig) -> dt.datetime:
     """When this plan was first made: a run that goes on after a death keeps the first run's time."""
     uri = storage.join(staging, commit.PLAN)
     if not storage.exists(uri):
@@ -272,7 +272,7 @@ def _told_who_won(table: Table, before: ScoresManifest | None) -> Iterator[None]
     """A job whose staged files were cleaned away by a faster one says so, not what it missed."""
     try:
         yield
-    except CnnjobError as error:
+    except (CnnjobError, FileNotFoundError) as error:
         won = current(table)
         if won is not None and won.number > (before.number if before else 0):
             raise commit.lost(table, won) from error

@@ -90,7 +90,11 @@ def stops(phases: Sequence[str]) -> Iterator[None]:
 def jitter(seed: int, longest_s: float) -> Iterator[None]:
     """Whoever comes to a phase rests there for a random while."""
     draw = random.Random(seed)
-    with mock.patch.object(commit, "reached", lambda *_, **__: time.sleep(draw.uniform(0, longest_s))):
+
+    def rest(*_: object, **__: object) -> None:
+        time.sleep(draw.uniform(0, longest_s))
+
+    with mock.patch.object(commit, "reached", rest):
         yield
 
 

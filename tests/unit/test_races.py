@@ -1,9 +1,8 @@
 """Several jobs publish the same date: exactly one does, whatever the order of their steps, on local disks and on S3."""
 
-import dataclasses
 import random
 from collections.abc import Sequence
-from pathlib import Path
+from functools import partial
 
 import pytest
 
@@ -172,7 +171,6 @@ def test_the_same_job_twice_at_once(scored, tmp_path):
     for seed in range(10):
         table = staged(str(tmp_path / str(seed) / "scores"), scored[:1])
         with jitter(seed, 0.01):
-            outcomes = race([lambda: scored[0].publish(table)] * 2)
+            outcomes = race([partial(scored[0].publish, table)] * 2)
         (won,) = [outcome for outcome in outcomes if isinstance(outcome, ScoresManifest)]
-        check_end(table, dataclasses.replace(won))
-        assert Path(table.partition).exists()
+        check_end(table, won)
