@@ -9,13 +9,14 @@ READY := $(VENV)/.ready
 READY_DEV := $(VENV)/.ready-dev
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt
 
-.PHONY: help setup demo lint test test-quick clean
+.PHONY: help setup demo lint test test-quick chaos clean
 
 help:
 	@echo "make setup       make .venv and install (quick when nothing changed)"
 	@echo "make demo        train a classifier on real images and score them"
 	@echo "make lint        ruff, mypy, import-linter"
 	@echo "make test        all tests; make test-quick: those that need no Ray"
+	@echo "make chaos       hundreds of kills and thousands of damaged files (about 25 minutes)"
 	@echo "make clean       remove what the demo and the tools wrote"
 
 setup: $(READY)
@@ -43,12 +44,15 @@ lint: $(READY_DEV)
 
 # In two processes: a test with Ray waits more than it computes, so the others run beside it.
 test: $(READY_DEV)
-	@$(BIN)/pytest -m "not ray" >.test-without-ray.log 2>&1 & without=$$!; \
-	$(BIN)/pytest -m ray; with=$$?; \
+	@$(BIN)/pytest -m "not ray and not chaos" >.test-without-ray.log 2>&1 & without=$$!; \
+	$(BIN)/pytest -m "ray and not chaos"; with=$$?; \
 	wait $$without; status=$$?; cat .test-without-ray.log; exit $$((with + status))
 
 test-quick: $(READY_DEV)
-	$(BIN)/pytest -m "not ray and not slow"
+	$(BIN)/pytest -m "not ray and not slow and not chaos"
+
+chaos: $(READY_DEV)
+	$(BIN)/pytest -m chaos
 
 clean:
 	rm -rf work cnnjob-demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

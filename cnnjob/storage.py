@@ -9,13 +9,14 @@ What a store raises is told as a UserError or a StorageError, see ``told``; only
 stays a FileNotFoundError.
 """
 
+import datetime as dt
 import hashlib
 import json
 import os
 import re
 import sys
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -224,7 +225,7 @@ def read_bytes(uri: str) -> bytes:
         UserError: Access was refused.
         StorageError: The store failed.
     """
-    return _read(uri, sys.maxsize)
+    return _read(uri, sys.maxsize)[0]
 
 
 def read_bounded(uri: str, max_bytes: int) -> bytes:
@@ -235,22 +236,32 @@ def read_bounded(uri: str, max_bytes: int) -> bytes:
         UserError: Access was refused.
         StorageError: The store failed.
     """
+    return _read(uri, max_bytes + 1)[0]
+
+
+def read_dated(uri: str, max_bytes: int) -> tuple[bytes, int]:
+    """As ``read_bounded``, and on S3 the second of the object's last change, since 1970; elsewhere 0."""
     return _read(uri, max_bytes + 1)
 
 
-def _read(uri: str, limit: int) -> bytes:
+def _read(uri: str, limit: int) -> tuple[bytes, int]:
     with told_unless_missing(uri):
         filesystem, path = resolve(uri)
         if isinstance(filesystem, pafs.S3FileSystem):
             # One request for all of it; of a stream each read is a request, and pyarrow reads 256 KiB at a time.
             with filesystem.open_input_file(path) as file:
-                return bytes(file.read(min(file.size(), limit)))
+                return bytes(file.read(min(file.size(), limit))), _changed_s(file.metadata())
         pieces = []
         with filesystem.open_input_stream(path, compression=None) as stream:
             while limit and (piece := stream.read(min(limit, _PIECE_BYTES))):
                 pieces.append(piece)
                 limit -= len(piece)
-        return b"".join(pieces)
+        return b"".join(pieces), 0
+
+
+def _changed_s(metadata: Mapping[str | bytes, bytes]) -> int:
+    last = metadata.get("Last-Modified", metadata.get(b"Last-Modified"))
+    return int(dt.datetime.fromisoformat(last.decode()).timestamp()) if last else 0
 
 
 def copy(source: str, target: str) -> None:

@@ -272,7 +272,7 @@ def _told_who_won(table: Table, plan: Plan, before: ScoresManifest | None) -> It
     """A job that was slower than another says so, not that its staged files were cleaned away, and leaves none."""
     try:
         yield
-    except CnnjobError as error:
+    except (CnnjobError, FileNotFoundError) as error:
         won = current(table)
         number = before.number if before else 0
         if won is None or won.number == number or won.plan_digest == plan.digest:

@@ -35,6 +35,7 @@ _PROCESSES = multiprocessing.get_context("forkserver")
 _PROCESSES.set_forkserver_preload(["tests.nights"])
 DATE = dt.date(2024, 2, 29)
 EVENING, MORNING = dt.datetime(2024, 2, 29, 20, tzinfo=dt.UTC), dt.datetime(2024, 3, 1, 6, tzinfo=dt.UTC)
+_SCORE_DATE = score.score_date
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Work:
         clock: What the clock says when the plan is made.
         version: Of the model: another version is another plan.
         options: Further keys of the config.
+        given: Further keys of its input.
     """
 
     bundle: str
@@ -58,19 +60,24 @@ class Work:
     clock: dt.datetime = MORNING
     version: str = "1"
     options: dict[str, Any] = field(default_factory=dict)
+    given: dict[str, Any] = field(default_factory=dict)
 
     @property
     def config(self) -> ScoreConfig:
         """The job's config: units of 64 rows, any share of refused rows."""
-        split = {"split": "test"} if self.kind == "dataset" else {}
+        more = {"split": "test"} if self.kind == "dataset" else self.given
         options = {"units": UnitsConfig(target_rows=64), "limits": {"max_refused_share": 1.0}, **self.options}
-        given = InputConfig(kind=self.kind, uri=self.uri, **split)
+        given = InputConfig(kind=self.kind, uri=self.uri, **more)
         return ScoreConfig(input=given, model="models:/digits/1", output=self.root, date=DATE, **options)
 
     @property
     def table(self) -> Table:
         """Its date."""
         return Table(self.root, DATE)
+
+    def score(self, date: dt.date) -> ScoreResult:
+        """Score a date in this process."""
+        return score_here(self, date)
 
 
 class Quiet:
@@ -83,7 +90,7 @@ class Quiet:
         """Ignore."""
 
 
-def score_here(work: Work) -> ScoreResult:
+def score_here(work: Work, date: dt.date = DATE) -> ScoreResult:
     """Score in this process."""
     resolved = Resolved("digits", work.version, read_bundle(Path(work.bundle), expected_digest=None, where="model"))
 
@@ -92,7 +99,7 @@ def score_here(work: Work) -> ScoreResult:
         return (do_unit(unit, desk, engine) for unit in plan.units if unit.name not in done)
 
     with mock.patch.multiple(score, _score=loop, now=lambda: work.clock):
-        return score.score_date(work.config, DATE, resolved, Quiet())
+        return _SCORE_DATE(work.config, date, resolved, Quiet())
 
 
 def kill(phase: str, marks: Path, **where: int | str) -> dict[str, Any]:

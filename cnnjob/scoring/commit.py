@@ -129,7 +129,6 @@ def roll_forward(table: Table, manifest: ScoresManifest) -> None:
             _roll_local(table, manifest)
         else:
             _copy(table, manifest)
-            storage.write_json(storage.join(table.meta, MANIFEST), as_document(manifest))
     reached("rolled forward")
 
 
@@ -144,15 +143,17 @@ def clean_up(table: Table, manifest: ScoresManifest, history: int) -> None:
 
 def _clean_up(table: Table, manifest: ScoresManifest, history: int) -> None:
     reached("clean up")
-    for name in sorted({PurePosixPath(path).parts[0] for path in storage.list_files(table.stagings)}):
-        # A plan replaces what was published when it was made. One from before this version has lost already.
-        if int(name.partition("-")[0]) < manifest.number:
+    folders = {PurePosixPath(path).parts[0] for path in storage.list_files(table.stagings)}
+    for name, base in sorted(numbered(folders).items()):
+        # A plan replaces what was published when it was made. One from before this version has lost already. The number
+        # is part of the name: a folder that is removed here is none that a job with a chance works in.
+        if base < manifest.number:
             storage.remove(storage.join(table.stagings, name))
     reached("stagings removed")
     kept = {number: read(table.log(number)).version for number in numbers(table)[-history:]}
     for kind in (LOG, *BESIDE):
         folder = storage.join(table.meta, kind)
-        for name, number in numbered(folder).items():
+        for name, number in numbered(storage.list_files(folder)).items():
             # What has a larger number is of a job that is about to publish; one with this number has lost.
             is_of_kept = number in kept and (kind == LOG or kept[number] in name) and storage.TEMPORARY_MARK not in name
             if number <= manifest.number and not is_of_kept:
@@ -238,7 +239,7 @@ def _roll_local(table: Table, manifest: ScoresManifest) -> None:
 
 def _exchange(table: Table, manifest: ScoresManifest, folder: Path) -> None:
     folder.mkdir()
-    staging = table.staging(manifest.plan_digest, manifest.base)
+    staging = table.staging_of(manifest)
     for part in manifest.parts:
         os.link(storage.local_path(part_uri(staging, part.unit)), folder / part.name)
         reached("link", part=part.name[:10])
@@ -247,18 +248,30 @@ def _exchange(table: Table, manifest: ScoresManifest, folder: Path) -> None:
 
 
 def _copy(table: Table, manifest: ScoresManifest) -> None:
-    staging = table.staging(manifest.plan_digest, manifest.base)
+    staging = table.staging_of(manifest)
     present = set(storage.list_files(table.partition))
-    for part in manifest.parts:
-        if part.name not in present:
-            storage.copy(part_uri(staging, part.unit), storage.join(table.partition, part.name))
-            reached("copy", part=part.name[:10])
-    old = present - manifest.file_names
+    try:
+        for part in manifest.parts:
+            if part.name not in present:
+                reached("copy", part=part.name[:10])
+                storage.copy(part_uri(staging, part.unit), storage.join(table.partition, part.name))
+    except FileNotFoundError:
+        # A newer version has been rolled forward meanwhile, and what is old was removed.
+        if _newest(table).number == manifest.number:
+            raise
+    newest = _newest(table)
+    reached("remove", number=newest.number)
+    # Listed and copied before ``newest`` was asked for, none of these is of a version that is newer than it.
+    for name in sorted((present | manifest.file_names) - newest.file_names):
+        storage.remove(storage.join(table.partition, name))
+    if newest.number == manifest.number:
+        storage.write_json(storage.join(table.meta, MANIFEST), as_document(manifest))
+
+
+def _newest(table: Table) -> ScoresManifest:
     newest = current(table)
-    # Listed before this was asked, ``old`` has no part of a version that is newer than the answer.
-    if newest is not None and newest.number == manifest.number:
-        for name in sorted(old):
-            storage.remove(storage.join(table.partition, name))
+    assert newest is not None, "a version has been committed"
+    return newest
 
 
 def _sum(counts: Sequence[Any], shape: tuple[int, ...]) -> list[Any]:

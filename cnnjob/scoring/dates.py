@@ -1,6 +1,7 @@
 """Which dates a job scores: functions of what was asked for, one instant and a time zone; no clock is read here."""
 
 import datetime as dt
+import re
 from collections.abc import Iterator
 from zoneinfo import ZoneInfo
 
@@ -35,7 +36,8 @@ def parse(text: str, option: str) -> dt.date:
         UserError: It is no such date, such as 2025-02-29.
     """
     try:
-        if len(text) == len("YYYY-MM-DD"):
+        # Python takes weeks too, such as 2026-W05-6.
+        if re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text):
             return dt.date.fromisoformat(text)
     except ValueError:
         pass

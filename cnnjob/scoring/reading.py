@@ -38,4 +38,4 @@ def _read(table: Table, manifest: ScoresManifest, part: Part) -> bytes:
     try:
         return storage.read_bytes(storage.join(table.partition, part.name))
     except FileNotFoundError:
-        return storage.read_bytes(part_uri(table.staging(manifest.plan_digest, manifest.base), part.unit))
+        return storage.read_bytes(part_uri(table.staging_of(manifest), part.unit))

@@ -5,6 +5,7 @@ one is created by exactly one writer (``exclusive.create``), and that is the com
 """
 
 import datetime as dt
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -69,11 +70,6 @@ class ScoresManifest:
     replaced: str | None
 
     @property
-    def base(self) -> int:
-        """Number of the version that it replaced; 0 where there was none."""
-        return self.number - 1
-
-    @property
     def file_names(self) -> set[str]:
         """Of its parts."""
         return {part.name for part in self.parts}
@@ -112,11 +108,12 @@ class Table:
         return storage.join(self.meta, "staging")
 
     def staging(self, plan_digest: str, base: int) -> str:
-        """Folder of the unpublished parts and receipts of a plan that would replace version ``base`` (0: none).
-
-        The number is in the name: whether a staging can still be published is known before anything lies in it.
-        """
+        """Folder of the unpublished parts and receipts of a plan that would replace the version ``base``."""
         return storage.join(self.stagings, f"{base:0{_DIGITS}d}-{plan_digest[:32]}")
+
+    def staging_of(self, manifest: ScoresManifest) -> str:
+        """Where the parts of a version lay until they were published."""
+        return self.staging(manifest.plan_digest, manifest.number - 1)
 
     def beside(self, kind: str, number: int, version: str) -> str:
         """A file that tells of a version: its ``quarantine`` (Parquet) or its ``receipts`` (JSON)."""
@@ -126,7 +123,7 @@ class Table:
 
 def numbers(table: Table) -> list[int]:
     """Numbers in the log, oldest first."""
-    found = numbered(storage.join(table.meta, LOG))
+    found = numbered(storage.list_files(storage.join(table.meta, LOG)))
     return sorted(number for name, number in found.items() if name.endswith(".json"))
 
 
@@ -160,9 +157,8 @@ def read(uri: str) -> ScoresManifest:
     return ScoresManifest(**{**known, "parts": [Part(**part) for part in document["parts"]]})
 
 
-def numbered(folder: str) -> dict[str, int]:
-    """The files of a folder whose names begin with the number of a version."""
-    names = storage.list_files(folder)
+def numbered(names: Iterable[str]) -> dict[str, int]:
+    """Those of the names that begin with the number of a version, with it."""
     return {name: int(name[:_DIGITS]) for name in names if name[:_DIGITS].isdigit()}
 
 

@@ -51,8 +51,8 @@ class Night:
 
     def staging(self, plan: Plan) -> str:
         """Where the plan's parts lie before they are published."""
-        base = current(self.table)
-        return self.table.staging(plan.digest, base.number if base else 0)
+        before = current(self.table)
+        return self.table.staging(plan.digest, before.number if before else 0)
 
     def verify(self, plan: Plan, receipts: list[Receipt]) -> None:
         """Compare what was written with the plan and the input."""

@@ -204,7 +204,7 @@ def test_publish_without_a_predecessor(tmp_path):
 def test_publish_replaces_the_whole_folder(tmp_path, monkeypatch, kernel_can_exchange):
     """The new folder is in the place of the old one, of which nothing is left, whether or not the kernel swaps."""
     if not kernel_can_exchange:
-        monkeypatch.setattr(storage, "exchange", lambda *_: False)
+        monkeypatch.setattr(local_disk, "exchange", lambda *_: False)
     target = folder_of(tmp_path / "target", 1)
     (target / "three").write_text("old")
     local_disk.publish_folder(folder_of(tmp_path / "staged", 2), target)

@@ -79,7 +79,7 @@ class FileReader:
             return Refusal("gone", "the table has no uri for it")
         if size > self.max_bytes:
             return Refusal("too_many_bytes", f"{size} bytes, more than limits.max_bytes {self.max_bytes}")
-        return self._remote(uri, size) if isinstance(uri, str) else self._file(uri, size, mtime_ns)
+        return self._remote(uri, size, mtime_ns) if isinstance(uri, str) else self._file(uri, size, mtime_ns)
 
     def _file(self, uri: bytes, size: int, mtime_ns: int | None) -> bytes | Refusal:
         try:
@@ -107,17 +107,20 @@ class FileReader:
                 return Refusal("too_many_bytes", f"{status.st_size} bytes, more than limits.max_bytes {self.max_bytes}")
             return _read_all(file, self.max_bytes + 1)
 
-    def _remote(self, uri: str, size: int) -> bytes | Refusal:
+    def _remote(self, uri: str, size: int, mtime_ns: int | None) -> bytes | Refusal:
         try:
             storage.resolve(uri)
         except UserError as error:  # an address that nothing could open; access that is refused is told by reading
             return Refusal("unreadable", str(error))
         try:
-            content = storage.read_bounded(uri, self.max_bytes)
+            content, changed_s = storage.read_dated(uri, self.max_bytes)
         except FileNotFoundError:
             return Refusal("gone", f"{uri} is not there")
         if size not in (UNKNOWN, len(content)):
             return Refusal("changed", f"it was listed with {size} bytes and has {len(content)}")
+        # A store tells the time in whole seconds where it is read, whatever it does where it is listed.
+        if size != UNKNOWN and mtime_ns and changed_s and changed_s != mtime_ns // 10**9:
+            return Refusal("changed", f"it was listed with {size} bytes, and was written to since")
         return content
 
 

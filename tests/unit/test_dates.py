@@ -1,0 +1,174 @@
+"""Which date is scored: midnight, time zones, summer time both ways, leap days, a clock that is set back."""
+
+import dataclasses
+import datetime as dt
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cnnjob.errors import StorageError, UserError
+from cnnjob.scoring.dates import day_of, days, parse
+from cnnjob.scoring.table import Table, current
+from pipelines import score
+from pipelines.score import ScoreResult
+from tests.nights import Quiet, Work, folder_of_pictures
+
+BERLIN, CHATHAM, LORD_HOWE = "Europe/Berlin", "Pacific/Chatham", "Australia/Lord_Howe"
+
+
+def utc(text: str) -> dt.datetime:
+    return dt.datetime.fromisoformat(text).replace(tzinfo=dt.UTC)
+
+
+@pytest.mark.parametrize(
+    ("now", "timezone", "today"),
+    [
+        ("2024-02-28T23:59:59.999999", "UTC", "2024-02-28"),
+        ("2024-02-29T00:00:00", "UTC", "2024-02-29"),
+        ("2024-02-28T22:59:59", BERLIN, "2024-02-28"),
+        ("2024-02-28T23:00:00", BERLIN, "2024-02-29"),
+        ("2025-03-30T00:59:59", BERLIN, "2025-03-30"),  # the hour from 02:00 is left out
+        ("2025-03-29T22:59:59", BERLIN, "2025-03-29"),
+        ("2025-03-30T21:59:59", BERLIN, "2025-03-30"),  # the day has 23 hours
+        ("2025-03-30T22:00:00", BERLIN, "2025-03-31"),
+        ("2025-10-26T00:30:00", BERLIN, "2025-10-26"),  # 02:30 comes twice
+        ("2025-10-26T01:30:00", BERLIN, "2025-10-26"),
+        ("2025-10-26T22:59:59", BERLIN, "2025-10-26"),  # the day has 25 hours
+        ("2025-10-26T23:00:00", BERLIN, "2025-10-27"),
+        ("2026-01-01T10:14:59", CHATHAM, "2026-01-01"),  # 13:45 ahead in summer
+        ("2026-01-01T10:15:00", CHATHAM, "2026-01-02"),
+        ("2026-04-04T12:59:59", LORD_HOWE, "2026-04-04"),  # summer time of half an hour
+        ("2026-04-04T13:00:00", LORD_HOWE, "2026-04-05"),
+    ],
+)
+def test_today_is_the_day_of_the_time_zone(now, timezone, today):
+    """Today and yesterday are of the calendar in the time zone, to the microsecond, also where clocks change."""
+    day = dt.date.fromisoformat(today)
+    assert day_of("today", utc(now), timezone) == day
+    assert day_of("yesterday", utc(now), timezone) == day - dt.timedelta(days=1)
+
+
+FIRST, LAST = dt.datetime(1990, 1, 1), dt.datetime(2037, 1, 1)  # noqa: DTZ001 - hypothesis draws naive instants
+
+
+@given(st.datetimes(FIRST, LAST), st.sampled_from([BERLIN, CHATHAM, LORD_HOWE]))
+def test_every_day_follows_the_one_before(now, timezone):
+    """A day later it is tomorrow, and a night that begins at local midnight scores the day that has ended."""
+    zone = ZoneInfo(timezone)
+    midnight = dt.datetime.combine(now.date(), dt.time(), zone)
+    assert day_of("yesterday", midnight, timezone) == now.date() - dt.timedelta(days=1)
+    assert day_of("today", midnight, timezone) == now.date()
+
+
+def test_a_date_is_a_date():
+    """A given date stays, whatever the clock says; what is none, or is missing, is a mistake that says what to give."""
+    day = dt.date(2024, 2, 29)
+    assert day_of(day, utc("2030-01-01"), BERLIN) == day_of("2024-02-29", utc("2030-01-01"), BERLIN) == day
+    for wrong in ("2025-02-29", "2024-2-29", "20240229", "2024-W09-4", "tomorrow", ""):
+        with pytest.raises(UserError, match="YYYY-MM-DD"):
+            parse(wrong, "--date")
+    with pytest.raises(UserError, match="--date YYYY-MM-DD"):
+        day_of(None, utc("2030-01-01"), BERLIN)
+
+
+def test_a_range_has_every_day_once():
+    """A range goes over leap days and the ends of years, in order; backwards it is a mistake."""
+    assert [day.isoformat() for day in days(dt.date(2024, 2, 28), dt.date(2024, 3, 1))] == [
+        "2024-02-28",
+        "2024-02-29",
+        "2024-03-01",
+    ]
+    assert len(list(days(dt.date(2023, 12, 1), dt.date(2025, 1, 1)))) == 398
+    with pytest.raises(UserError, match="before --from"):
+        list(days(dt.date(2024, 3, 1), dt.date(2024, 2, 28)))
+
+
+@pytest.fixture
+def works(bundle_folder, tmp_path):
+    """A folder of pictures for each of some days, of which the third has none yet."""
+    for day in ("2024-02-27", "2024-02-28", "2024-03-01"):
+        folder_of_pictures(tmp_path / "in" / day, 12)
+    return Work(str(bundle_folder), "folder", str(tmp_path / "in" / "{date}"), str(tmp_path / "scores"))
+
+
+@pytest.fixture
+def scored(monkeypatch, works):
+    """Days that a range scores, without a registry and without Ray."""
+    asked: list[dt.date] = []
+    monkeypatch.setattr(score, "resolve", lambda *_: object())
+    monkeypatch.setattr(score, "connect", lambda *_: object())
+
+    def one(config, date, _resolved, _console) -> ScoreResult:
+        asked.append(date)
+        return works.score(date)
+
+    monkeypatch.setattr(score, "score_date", one)
+    return asked
+
+
+def test_a_range_scores_what_is_missing_in_order(works, scored, tmp_path):
+    """A range scores the days without scores, oldest first; one that fails ends it; the same command goes on there."""
+    works.score(dt.date(2024, 2, 28))
+    with pytest.raises(UserError, match="2024-02-29"):
+        score.run_range(works.config, "2024-02-27", "2024-03-01", Quiet())
+    assert scored == [dt.date(2024, 2, 27), dt.date(2024, 2, 29)]
+    folder_of_pictures(tmp_path / "in" / "2024-02-29", 12)
+    result = score.run_range(works.config, "2024-02-27", "2024-03-01", Quiet())
+    assert [each.date for each in result.dates] == ["2024-02-29", "2024-03-01"]
+    assert score.run_range(works.config, "2024-02-27", "2024-03-01", Quiet()).dates == []
+
+
+def test_late_input_is_left_to_the_date_itself(works, scored, tmp_path):
+    """Pictures that come after a day was scored do not make it missing; scoring that date takes them."""
+    day = dt.date(2024, 2, 27)
+    assert works.score(day).rows == 11
+    folder_of_pictures(tmp_path / "in" / "2024-02-27" / "late", 5)
+    assert score.run_range(works.config, "2024-02-27", "2024-02-28", Quiet()).dates[0].date == "2024-02-28"
+    assert works.score(day).rows == 16
+
+
+def test_a_clock_that_is_set_back_does_no_harm(works):
+    """A version made when the clock says earlier than for the one before it replaces it all the same."""
+    day = dt.date(2024, 2, 27)
+    works.score(day)
+    back = dataclasses.replace(works, version="2", clock=works.clock - dt.timedelta(days=400))
+    assert back.score(day).published
+    manifest = current(Table(works.root, day))
+    assert (manifest.number, manifest.model["version"]) == (2, "2")
+    assert not back.score(day).published
+
+
+def test_the_clock_is_read_once(works, monkeypatch):
+    """Midnight may pass while a job runs: its date is that of the instant it began."""
+    instants = iter([utc("2024-02-28T23:59:59")])
+    monkeypatch.setattr(score, "now", lambda: next(instants))
+    monkeypatch.setattr(score, "resolve", lambda *_: object())
+    monkeypatch.setattr(score, "connect", lambda *_: object())
+    config = works.config.model_copy(update={"date": "today"})
+    monkeypatch.setattr(score, "score_date", lambda _config, date, *_: date)
+    assert score.run(config, Quiet()) == dt.date(2024, 2, 28)
+
+
+@pytest.mark.parametrize(("mode", "published"), [("skip", False), ("replace", True), ("error", None)])
+def test_modes_of_a_date_that_has_scores(works, mode, published):
+    """A date with scores of another model is left, replaced, or an error that says which version is there."""
+    day = dt.date(2024, 2, 27)
+    works.score(day)
+    first = current(Table(works.root, day))
+    again = dataclasses.replace(works, version="2", options={"mode": mode})
+    if published is None:
+        with pytest.raises(score.JobError, match=rf"version {first.version} of model version 1, and mode is error"):
+            again.score(day)
+    else:
+        assert again.score(day).published is published
+    assert current(Table(works.root, day)).number == (2 if published else 1)
+
+
+def test_a_disk_without_room_is_told_before_the_work(works, monkeypatch):
+    """Where the table would not fit, the job says how much it takes and what there is, and has written nothing."""
+    monkeypatch.setattr(score.shutil, "disk_usage", lambda _: score.shutil._ntuple_diskusage(100, 90, 10))
+    with pytest.raises(StorageError, match=r"12 rows take about .* MB free"):
+        works.score(dt.date(2024, 2, 27))
+    assert current(Table(works.root, dt.date(2024, 2, 27))) is None
