@@ -89,6 +89,9 @@ class Quiet:
     def advance(self, *_: object) -> None:
         """Ignore."""
 
+    def say(self, text: str) -> None:
+        """Ignore."""
+
 
 def score_here(work: Work, date: dt.date = DATE) -> ScoreResult:
     """Score in this process."""
