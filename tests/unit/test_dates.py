@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from cnnjob.errors import StorageError, UserError
 from cnnjob.scoring.dates import day_of, days, parse
 from cnnjob.scoring.table import Table, current
-from pipelines import score
+from pipelines import score, score_checks
 from pipelines.score import ScoreResult
 from tests.nights import Quiet, Work, folder_of_pictures
 
@@ -168,7 +168,7 @@ def test_modes_of_a_date_that_has_scores(works, mode, published):
 
 def test_a_disk_without_room_is_told_before_the_work(works, monkeypatch):
     """Where the table would not fit, the job says how much it takes and what there is, and has written nothing."""
-    monkeypatch.setattr(score.shutil, "disk_usage", lambda _: score.shutil._ntuple_diskusage(100, 90, 10))
+    monkeypatch.setattr(score_checks.shutil, "disk_usage", lambda _: score_checks.shutil._ntuple_diskusage(100, 90, 10))
     with pytest.raises(StorageError, match=r"12 rows take about .* MB free"):
         works.score(dt.date(2024, 2, 27))
     assert current(Table(works.root, dt.date(2024, 2, 27))) is None
