@@ -131,6 +131,27 @@ def begin_apart(work: Work, faults: list[dict[str, Any]] | None = None, full_at:
     return process
 
 
+def peak_apart(work: Work) -> int:
+    """Score in a process of its own; the bytes by which its memory grew, at its peak."""
+    ours, theirs = _PROCESSES.Pipe(duplex=False)
+    process = _PROCESSES.Process(target=_measure, args=(work, theirs), daemon=True)
+    process.start()
+    theirs.close()
+    with ours:
+        return int(ours.recv())
+
+
+def _measure(work: Work, result: Any) -> None:
+    before = _status("VmRSS")
+    score_here(work)
+    result.send(_status("VmHWM") - before)
+
+
+def _status(key: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line.split()[1] for line in lines if line.startswith(f"{key}:")))
+
+
 def _work(work: Work, faults: str, full_at: int | None, environment: dict[str, str]) -> None:
     os.environ.update(environment)
     os.environ[phases.ENVIRONMENT] = faults
