@@ -4,12 +4,15 @@ Processes are forked from a server that has imported what they need, so a test c
 """
 
 import datetime as dt
+import itertools
 import json
 import multiprocessing
 import os
+import resource
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from cnnjob import phases, storage
+from cnnjob import exclusive, phases, storage
 from cnnjob.config.score import InputConfig, ScoreConfig, UnitsConfig
 from cnnjob.errors import CnnjobError
 from cnnjob.models.bundle import ONNX, read_bundle
@@ -86,10 +89,10 @@ class Quiet:
     def note(self, message: str) -> None:
         """Ignore."""
 
-    def advance(self, *_: object) -> None:
+    def say(self, message: str) -> None:
         """Ignore."""
 
-    def say(self, text: str) -> None:
+    def advance(self, *_: object) -> None:
         """Ignore."""
 
 
@@ -111,28 +114,78 @@ def kill(phase: str, marks: Path, **where: int | str) -> dict[str, Any]:
     return {"phase": phase, "signal": "SIGKILL", "mark": str(marks / name), "where": where}
 
 
-def score_apart(work: Work, faults: list[dict[str, Any]] | None = None) -> int:
-    """Score in a process of its own: 0, the exit code of what failed, or minus the signal that killed it."""
-    process = begin_apart(work, faults)
+def score_apart(work: Work, faults: list[dict[str, Any]] | None = None, *, full_at: int | None = None) -> int:
+    """Score in a process of its own: 0, the exit code of what failed, or minus the signal that killed it.
+
+    With ``full_at`` the disk is full at the local write of that number, counted from 0, and at none after it.
+    """
+    process = begin_apart(work, faults, full_at)
     process.join()
     return int(process.exitcode or 0)
 
 
-def begin_apart(work: Work, faults: list[dict[str, Any]] | None = None) -> Any:
+def begin_apart(work: Work, faults: list[dict[str, Any]] | None = None, full_at: int | None = None) -> Any:
     """The process of ``score_apart``, begun."""
-    process = _PROCESSES.Process(target=_work, args=(work, json.dumps(faults or []), dict(os.environ)), daemon=True)
+    told = (work, json.dumps(faults or []), full_at, dict(os.environ))
+    process = _PROCESSES.Process(target=_work, args=told, daemon=True)
     process.start()
     return process
 
 
-def _work(work: Work, faults: str, environment: dict[str, str]) -> None:
+def peak_apart(work: Work) -> int:
+    """Score in a process of its own; the bytes by which its memory grew, at its peak."""
+    ours, theirs = _PROCESSES.Pipe(duplex=False)
+    process = _PROCESSES.Process(target=_measure, args=(work, theirs), daemon=True)
+    process.start()
+    theirs.close()
+    with ours:
+        return int(ours.recv())
+
+
+def _measure(work: Work, result: Any) -> None:
+    before = _status("VmRSS")
+    score_here(work)
+    result.send(_status("VmHWM") - before)
+
+
+def _status(key: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line.split()[1] for line in lines if line.startswith(f"{key}:")))
+
+
+def _work(work: Work, faults: str, full_at: int | None, environment: dict[str, str]) -> None:
     os.environ.update(environment)
     os.environ[phases.ENVIRONMENT] = faults
     try:
-        score_here(work)
+        with _full_disk(full_at):
+            score_here(work)
     except CnnjobError as error:
         sys.stderr.write(f"model version {work.version}: {error}\n")
         raise SystemExit(error.exit_code) from error
+
+
+@contextmanager
+def _full_disk(at: int | None) -> Iterator[None]:
+    """The kernel refuses to let any file grow during one of this process's local writes."""
+    writes = itertools.count()
+
+    def bounded(write: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+            if next(writes) == at:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (1, hard))
+            try:
+                return write(*args)
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+
+        return call
+
+    with (
+        mock.patch.object(storage, "_write_local", bounded(storage._write_local)),
+        mock.patch.object(exclusive, "_link", bounded(exclusive._link)),
+    ):
+        yield
 
 
 def content_of(root: str) -> pa.Table:
