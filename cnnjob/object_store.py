@@ -26,6 +26,9 @@ S3_CONNECT_TIMEOUT_S = 3.0
 S3_REQUEST_TIMEOUT_S = 10.0
 """Silence on an open connection; the SDK's own 3 s are short for a store that spins up a disk."""
 
+S3_LARGE_BYTES = 5 * 2**20
+"""From here on objects are uploaded in parts: the least size of one. pyarrow must do so from 10 MiB on."""
+
 _S3_OPTIONS = ("region", "endpoint_override", "scheme", "anonymous")
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 """In the order of AWS's own tools. pyarrow 25 reads neither (tried)."""
@@ -56,8 +59,8 @@ _BUSY = {408, 429}
 _AGAIN = "Nothing is lost: run the same command again when it works."
 
 
-def open_s3(path: str, query: str) -> tuple[Any, str]:
-    """The filesystem of ``s3://PATH?QUERY`` and the path on it, bucket first.
+def open_s3(path: str, query: str, *, is_large: bool = False) -> tuple[Any, str]:
+    """The filesystem of ``s3://PATH?QUERY`` and the path on it, bucket first; ``is_large`` is for uploads in parts.
 
     The path may be percent-encoded, as pyarrow has it. Credentials come from the standard chain: the environment,
     the profile's files, the machine's role. The object is shared within the process while ``AWS_*`` stay the same.
@@ -76,7 +79,7 @@ def open_s3(path: str, query: str) -> tuple[Any, str]:
     key = unquote(path).rstrip("/")
     check_key(key)
     options = tuple(sorted(_options(f"s3://{path}", query).items()))
-    return _connect(bucket, options, aws_environment()), key
+    return _connect(bucket, options, aws_environment(), is_large=is_large), key
 
 
 def aws_environment() -> tuple[tuple[str, str], ...]:
@@ -105,7 +108,9 @@ def check_key(path: str) -> None:
 
 
 @lru_cache(maxsize=64)
-def _connect(bucket: str, options: tuple[tuple[str, str], ...], environment: tuple[tuple[str, str], ...]) -> Any:
+def _connect(
+    bucket: str, options: tuple[tuple[str, str], ...], environment: tuple[tuple[str, str], ...], *, is_large: bool
+) -> Any:
     chosen, variables = dict(options), dict(environment)
     endpoint = _endpoint(chosen, variables)
     region = chosen.get("region") or _first(variables, _REGIONS)
@@ -119,8 +124,9 @@ def _connect(bucket: str, options: tuple[tuple[str, str], ...], environment: tup
         connect_timeout=S3_CONNECT_TIMEOUT_S,
         request_timeout=S3_REQUEST_TIMEOUT_S,
         retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=S3_ATTEMPTS),
-        # One request for a small object instead of the three of a multipart upload; errors come with the close.
-        allow_delayed_open=True,
+        # One request for a small object instead of the three of an upload in parts; errors come with the close. But
+        # where such an upload cannot be begun, the close then writes an empty object over the old one (tried).
+        allow_delayed_open=not is_large,
     )
 
 
