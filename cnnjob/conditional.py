@@ -47,7 +47,7 @@ def get(uri: str) -> Found | None:
         UserError: The store is not S3, there is no such bucket, or access was refused.
         StorageError: The store failed.
     """
-    from botocore.exceptions import ClientError
+    from botocore.exceptions import ClientError, IncompleteReadError
 
     def once() -> Found | None:
         try:
@@ -57,7 +57,11 @@ def get(uri: str) -> Found | None:
                 return None
             raise
         with closing(answer["Body"]) as body:
-            return Found(body.read(), answer["ETag"], answer["Metadata"].get(_REPLACES))
+            content = body.read()
+        # Headers that end early with the connection pass for whole, and an answer without a length for an empty one.
+        if len(content) != answer.get("ContentLength") or "ETag" not in answer:
+            raise IncompleteReadError(actual_bytes=len(content), expected_bytes=answer.get("ContentLength"))
+        return Found(content, answer["ETag"], answer["Metadata"].get(_REPLACES))
 
     with storage.told(uri):
         client, bucket, key = _open(uri)
