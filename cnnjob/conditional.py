@@ -1,0 +1,128 @@
+"""Writing an object to S3 where there is none: exactly one of several writers succeeds.
+
+Through boto3, since pyarrow's S3 drops ``If-None-Match`` without a word; it is given the same server, region and
+credentials. A write whose answer got lost may have been carried out: then the object is read back, to see whose it is.
+"""
+
+from functools import lru_cache
+from typing import Any
+from urllib.parse import parse_qs
+
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+from cnnjob import object_store, storage
+from cnnjob.errors import UserError
+
+_FAILED = 412
+"""The condition does not hold: there is an object."""
+_AGAIN = {408, 409, 429, 500, 502, 503, 504}
+"""Worth another try; 409 is AWS's ConditionalRequestConflict, where another write was under way."""
+_NOT_IMPLEMENTED = 501
+
+
+def put_where_nothing_is(uri: str, content: bytes) -> bool:
+    """Write an object if there is none.
+
+    Args:
+        uri: An ``s3://`` address.
+        content: Must differ from all that others would write there, else one writer's is taken for another's after an
+            answer got lost.
+
+    Returns:
+        Whether the object that is there is this call's.
+
+    Raises:
+        UserError: There is no such bucket, access was refused, or the store has no conditional writes.
+        StorageError: The store failed, and may have carried the write out.
+    """
+    from botocore.exceptions import ClientError
+
+    def once() -> bool:
+        try:
+            client.put_object(Bucket=bucket, Key=key, Body=content, IfNoneMatch="*")
+        except ClientError as error:
+            if _status(error) == _FAILED:
+                return False
+            if _status(error) == _NOT_IMPLEMENTED:
+                raise UserError(f"{uri}: this store has no conditional writes ({error}); use one that has") from error
+            raise
+        return True
+
+    with storage.told(uri):
+        client, bucket, key = _open(uri)
+        try:
+            return _retrying()(once) or storage.read_bytes(uri) == content
+        except Exception as error:
+            if not _is_passing(error):
+                raise
+            # The last try, or one before it, may have been carried out.
+            try:
+                return storage.read_bytes(uri) == content
+            except FileNotFoundError:
+                raise error from None
+
+
+def _retrying() -> Retrying:
+    return Retrying(
+        stop=stop_after_attempt(object_store.S3_ATTEMPTS),
+        wait=wait_random_exponential(multiplier=0.5, max=4),
+        retry=retry_if_exception(_is_passing),
+        reraise=True,
+    )
+
+
+def _is_passing(error: BaseException) -> bool:
+    from botocore import exceptions
+    from botocore.parsers import ResponseParserError
+
+    if isinstance(error, exceptions.ClientError):
+        return _status(error) in _AGAIN or _code(error) == "RequestTimeout"
+    broken = (exceptions.IncompleteReadError, exceptions.FlexibleChecksumError, ResponseParserError)
+    return isinstance(error, (exceptions.HTTPClientError, exceptions.ConnectionError, *broken))
+
+
+def _code(error: Any) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def _status(error: Any) -> int:
+    return int(error.response["ResponseMetadata"]["HTTPStatusCode"])
+
+
+def _open(uri: str) -> tuple[Any, str, str]:
+    if not uri.startswith("s3://"):
+        raise UserError(
+            f"{object_store.shown(uri)}: this store cannot tell which of two writers came first, so nothing can be "
+            f"published on it safely; use a local path or s3://."
+        )
+    filesystem, path = storage.resolve(uri)
+    bucket, _, key = path.partition("/")
+    if not key:
+        raise UserError(f"{uri} is a bucket, and an object is needed; an address is s3://BUCKET/NAME")
+    is_anonymous = parse_qs(uri.partition("?")[2]).get("anonymous") == ["true"]
+    where = object_store.endpoint_of(uri), filesystem.region
+    return _client(*where, is_anonymous=is_anonymous, environment=object_store.aws_environment()), bucket, key
+
+
+@lru_cache(maxsize=8)
+def _client(
+    endpoint: str | None, region: str | None, *, is_anonymous: bool, environment: tuple[tuple[str, str], ...]
+) -> Any:
+    from boto3.session import Session
+    from botocore import UNSIGNED
+    from botocore.config import Config
+
+    del environment  # Part of the key: a session reads it once.
+    config = Config(
+        connect_timeout=object_store.S3_CONNECT_TIMEOUT_S,
+        read_timeout=object_store.S3_REQUEST_TIMEOUT_S,
+        retries={"mode": "standard", "total_max_attempts": 1},
+        signature_version=UNSIGNED if is_anonymous else None,
+        # As pyarrow, which knows neither proxies nor the endpoints of profiles: both must speak to the same server.
+        proxies={},
+        ignore_configured_endpoint_urls=True,
+    )
+    try:
+        return Session().client("s3", endpoint_url=endpoint, region_name=region, config=config)
+    except ValueError as error:
+        raise UserError(f"the S3 endpoint {endpoint!r} is no URL: {error}") from error
