@@ -6,36 +6,29 @@ input as both are read back, and publish them at once.
 """
 
 import datetime as dt
-import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from cnnjob import exclusive, storage
 from cnnjob.config.load import dump_config
 from cnnjob.config.prepare import ImageConfig
 from cnnjob.config.score import ScoreConfig
-from cnnjob.errors import CnnjobError, DatasetError, JobError, RefusedRowsError, StorageError
+from cnnjob.errors import JobError
 from cnnjob.models import bundle as bundles
 from cnnjob.models.bundle import image_form
 from cnnjob.scoring import commit
 from cnnjob.scoring.dates import day_of, days, for_date, parse
-from cnnjob.scoring.inputs import DatasetInput, Input, open_input
+from cnnjob.scoring.inputs import Input, open_input
 from cnnjob.scoring.plan import Plan, ScoringModel
 from cnnjob.scoring.table import ScoresManifest, Table, current
 from cnnjob.scoring.verify import verify
-from cnnjob.scoring.work import Desk, Receipt, finished, refused_of
+from cnnjob.scoring.work import Desk, Receipt, finished
 from cnnjob.tracking.registry import Resolved, resolve
 from cnnjob.tracking.server import connect
 from pipelines.console import Console
-
-_ROW_BYTES = 128
-"""Of a scored row on disk beside its probabilities, generously: id, class, times, what Parquet adds."""
+from pipelines.score_checks import check_fit, check_refused, check_space, informed, told_who_won
 
 
 @dataclass(frozen=True)
@@ -114,7 +107,7 @@ def score_date(config: ScoreConfig, date: dt.date, resolved: Resolved, console: 
         return _result(config, before, published=False, seconds=time.perf_counter() - began)
     model = _scoring_model(resolved)
     given = open_input(config, for_date(config.input.uri, date), _form(config, resolved))
-    _check_fit(config, given, resolved)
+    check_fit(config, given, resolved)
     plan = given.plan(config, model)
     if before is not None and before.plan_digest == plan.digest:
         return _result(config, before, published=False, seconds=time.perf_counter() - began)
@@ -123,8 +116,8 @@ def score_date(config: ScoreConfig, date: dt.date, resolved: Resolved, console: 
             f"{config.output} has scores for {date}, version {before.version} of model version "
             f"{before.model['version']}, and mode is error. Set mode: replace, or score another date."
         )
-    _check_space(config, plan, model)
-    with _told_who_won(table, before), _informed(table, console):
+    check_space(config, plan, model)
+    with told_who_won(table, plan, before), informed(table, console):
         published, receipts, done, started = _work(config, table, given, plan, resolved, model, before, console)
     ended = time.perf_counter()
     rate = sum(receipt.rows for receipt in receipts[done:]) / (ended - started)
@@ -169,7 +162,7 @@ def _work(
     )
     started = time.perf_counter()
     receipts.extend(_score(config, plan, desk, resolved, {receipt.unit for receipt in receipts}, console))
-    _check_refused(config, plan, receipts)
+    check_refused(config, plan, receipts)
     verify(staging, plan, receipts, given)
     document = config.model_dump(mode="json")
     published = commit.publish(table, plan, receipts, model, document, scored_at, base=before, history=config.history)
@@ -187,48 +180,6 @@ def _scoring_model(resolved: Resolved) -> ScoringModel:
     return ScoringModel(
         resolved.name, resolved.version, resolved.bundle.digest, description.class_names, description.shape
     )
-
-
-def _check_fit(config: ScoreConfig, given: Input, resolved: Resolved) -> None:
-    """The model takes images of the form that a prepared data set has; raw images are brought to it."""
-    if not isinstance(given, DatasetInput):
-        return
-    wanted, found = resolved.bundle.description.image, given.manifest.image
-    for key in ("channels", "height", "width", "color"):
-        if wanted[key] != getattr(found, key):
-            raise DatasetError(
-                f"{given.uri} has images of {found.channels}x{found.height}x{found.width} {found.color}, and "
-                f"{config.model} was trained on {wanted['channels']}x{wanted['height']}x{wanted['width']} "
-                f"{wanted['color']}. Prepare the input with the image settings of the model's data set."
-            )
-
-
-def _check_space(config: ScoreConfig, plan: Plan, model: ScoringModel) -> None:
-    """A local disk has room for the parts, which lie there once before and once after they are published."""
-    if not storage.is_local(config.output):
-        return
-    place = Path(storage.local_path(config.output))
-    while not place.exists():
-        place = place.parent
-    needed, free = plan.rows * (_ROW_BYTES + 4 * len(model.class_names)), shutil.disk_usage(place).free
-    if needed > free:
-        raise StorageError(
-            f"{config.output}: {plan.rows:,} rows take about {needed / 1e6:,.0f} MB, and {place} has "
-            f"{free / 1e6:,.0f} MB free. Nothing was written; make room, or write elsewhere."
-        )
-
-
-def _check_refused(config: ScoreConfig, plan: Plan, receipts: list[Receipt]) -> None:
-    refused = refused_of(receipts)
-    total, bound = sum(refused.values()), config.limits.max_refused_share
-    if total > bound * plan.rows:
-        first = next(row for receipt in receipts for row in receipt.refused)
-        counted = ", ".join(f"{count:,} {reason}" for reason, count in refused.items())
-        raise RefusedRowsError(
-            f"{total:,} of {plan.rows:,} rows were refused ({counted}), such as {first['uri']}: {first['detail']}. "
-            f"That is more than limits.max_refused_share ({bound}) allows. Nothing was published, and the scored units "
-            f"are kept: mend the input, or raise the bound and run the same command again."
-        )
 
 
 def _scored_at(staging: str, plan: Plan, config: ScoreConfig) -> dt.datetime:
@@ -265,35 +216,6 @@ def _score(
             rows += receipt.rows + len(receipt.refused)
             console.advance("scoring", rows, total, "rows")
             yield receipt
-
-
-@contextmanager
-def _told_who_won(table: Table, before: ScoresManifest | None) -> Iterator[None]:
-    """A job whose staged files were cleaned away by a faster one says so, not what it missed."""
-    try:
-        yield
-    except (CnnjobError, FileNotFoundError) as error:
-        won = current(table)
-        if won is not None and won.number > (before.number if before else 0):
-            raise commit.lost(table, won) from error
-        raise
-
-
-@contextmanager
-def _informed(table: Table, console: Console) -> Iterator[None]:
-    """Say where another job is at work on the date. It only informs: what decides is the commit."""
-    if not storage.is_local(table.root):
-        yield
-        return
-    lock = FileLock(storage.local_path(table.meta) / ".running")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        console.note(f"Another job is at work on {table.date} of {table.root}; one of the two will publish")
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _result(config: ScoreConfig, manifest: ScoresManifest, **figures: Any) -> ScoreResult:

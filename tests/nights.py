@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import resource
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -94,6 +95,9 @@ class Quiet:
     def advance(self, *_: object) -> None:
         """Ignore."""
 
+    def say(self, text: str) -> None:
+        """Ignore."""
+
 
 def score_here(work: Work, date: dt.date = DATE) -> ScoreResult:
     """Score in this process."""
@@ -159,6 +163,7 @@ def _work(work: Work, faults: str, full_at: int | None, environment: dict[str, s
         with _full_disk(full_at):
             score_here(work)
     except CnnjobError as error:
+        sys.stderr.write(f"model version {work.version}: {error}\n")
         raise SystemExit(error.exit_code) from error
 
 

@@ -16,6 +16,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -27,7 +28,7 @@ from filelock import FileLock
 
 from cnnjob import exclusive, local_disk, storage
 from cnnjob.data.statistics import LEVELS
-from cnnjob.errors import JobError
+from cnnjob.errors import CnnjobError, JobError
 from cnnjob.phases import reached
 from cnnjob.schema import SCORES_FORMAT_VERSION, refused_table
 from cnnjob.scoring.plan import Plan, ScoringModel
@@ -78,19 +79,29 @@ def publish(
     """
     ordered = sorted(receipts, key=lambda receipt: receipt.number)
     manifest = _describe(table, plan, ordered, model, config, scored_at, base)
-    _write_beside(table, manifest, ordered)
-    reached("commit")
     # Two jobs of the same plan write the same manifest: who published it makes it this job's own.
     document = {**as_document(manifest), "publisher": uuid.uuid4().hex}
-    if not exclusive.create(table.log(manifest.number), storage.json_bytes(document)):
-        _forget(table, manifest)
-        won = current(table)
-        assert won is not None, "who was faster has left it"
-        raise lost(table, won)
+    try:
+        _write_beside(table, manifest, ordered)
+        reached("commit")
+        is_ours = exclusive.create(table.log(manifest.number), storage.json_bytes(document))
+    except CnnjobError as error:
+        # Who has won removes what others of this number are writing.
+        _check_not_lost(table, manifest, error)
+        raise
+    if not is_ours:
+        _check_not_lost(table, manifest, None)
     reached("committed")
     roll_forward(table, manifest)
     clean_up(table, manifest, history)
     return manifest
+
+
+def _check_not_lost(table: Table, manifest: ScoresManifest, cause: Exception | None) -> None:
+    won = current(table)
+    if won is not None and won.number >= manifest.number:
+        _forget(table, manifest)
+        raise lost(table, won) from cause
 
 
 def lost(table: Table, won: ScoresManifest) -> JobError:
@@ -122,7 +133,15 @@ def roll_forward(table: Table, manifest: ScoresManifest) -> None:
 
 
 def clean_up(table: Table, manifest: ScoresManifest, history: int) -> None:
-    """Remove what no run can publish any more, and all but ``history`` versions of what tells of them."""
+    """Remove what no run can publish any more, and all but ``history`` versions of what tells of them.
+
+    It fails no publication: another run may clean up at the same time, and what is left the next one removes.
+    """
+    with suppress(CnnjobError, OSError):
+        _clean_up(table, manifest, history)
+
+
+def _clean_up(table: Table, manifest: ScoresManifest, history: int) -> None:
     reached("clean up")
     folders = {PurePosixPath(path).parts[0] for path in storage.list_files(table.stagings)}
     for name, base in sorted(numbered(folders).items()):

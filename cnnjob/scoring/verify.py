@@ -1,12 +1,13 @@
 """Before anything is published: is what lies there what the input asks for? Receipts are not believed.
 
 Every part is read back from storage and compared with its hash; the ids in the parts and in the quarantine together
-must be those of the input, unit by unit, as an order-free sum of digests.
+must be those of the input, unit by unit: in its order, or, where some were refused, each as often.
 """
 
 from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cnnjob import storage
@@ -15,7 +16,7 @@ from cnnjob.phases import reached
 from cnnjob.schema import ID
 from cnnjob.scoring.inputs import Input
 from cnnjob.scoring.plan import Plan, Unit
-from cnnjob.scoring.work import Receipt, ids_digest, part_uri, receipt_uri
+from cnnjob.scoring.work import Receipt, part_uri, receipt_uri
 
 
 def verify(staging: str, plan: Plan, receipts: Sequence[Receipt], given: Input) -> None:
@@ -39,15 +40,27 @@ def verify(staging: str, plan: Plan, receipts: Sequence[Receipt], given: Input) 
         reached("verify", unit=unit.number)
         receipt = done[unit.name]
         found = _read_ids(staging, unit, receipt)
-        written = ids_digest(found) + ids_digest(pa.chunked_array([[row[ID] for row in receipt.refused]], pa.string()))
-        expected = sum(ids_digest(ids) for ids in given.ids(unit))
-        rows = len(found) + len(receipt.refused)
-        if rows != unit.rows or storage.show_sum(written) != storage.show_sum(expected):
+        if not _is_all(found, [row[ID] for row in receipt.refused], list(given.ids(unit))):
             _undo(staging, unit)
             raise IntegrityError(
-                f"unit {unit.number} has {rows} of {unit.rows} rows, or other ids than the input; it was removed, and "
-                f"nothing was published. Run the same command again: only this unit is done anew."
+                f"unit {unit.number} has {len(found)} rows and {len(receipt.refused)} refused ones for {unit.rows} of "
+                f"the input, or other ids; it was removed, and nothing was published. Run the same command again: "
+                f"only this unit is done anew."
             )
+
+
+def _is_all(found: pa.ChunkedArray, refused: list[str], expected: list[pa.ChunkedArray]) -> bool:
+    """Whether the ids of a part, and those that were refused, are those of the input, each as often."""
+    wanted = pa.chunked_array([chunk for ids in expected for chunk in ids.chunks], pa.string())
+    if not refused:
+        return bool(found.equals(wanted))
+    every = pa.chunked_array([*found.chunks, pa.array(refused, pa.string())], pa.string())
+    return bool(_sorted(every).equals(_sorted(wanted)))
+
+
+def _sorted(ids: pa.ChunkedArray) -> pa.Array:
+    plain = ids.combine_chunks()
+    return plain.take(pc.sort_indices(plain))
 
 
 def _read_ids(staging: str, unit: Unit, receipt: Receipt) -> pa.ChunkedArray:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from cnnjob.errors import StorageError, UserError
 from cnnjob.scoring.dates import day_of, days, parse
 from cnnjob.scoring.table import Table, current
-from pipelines import score
+from pipelines import score, score_checks
 from pipelines.score import ScoreResult
 from tests.nights import Quiet, Work, folder_of_pictures
 
@@ -105,7 +105,7 @@ def scored(monkeypatch, works):
 
 
 def test_a_range_scores_what_is_missing_in_order(works, scored, tmp_path):
-    """A range scores the days without scores, oldest first; one that fails ends it, and it goes on there."""
+    """A range scores the days without scores, oldest first; one that fails ends it; the same command goes on there."""
     works.score(dt.date(2024, 2, 28))
     with pytest.raises(UserError, match="2024-02-29"):
         score.run_range(works.config, "2024-02-27", "2024-03-01", Quiet())
@@ -164,7 +164,7 @@ def test_modes_of_a_date_that_has_scores(works, mode, published):
 
 def test_a_disk_without_room_is_told_before_the_work(works, monkeypatch):
     """Where the table would not fit, the job says how much it takes and what there is, and has written nothing."""
-    monkeypatch.setattr(score.shutil, "disk_usage", lambda _: score.shutil._ntuple_diskusage(100, 90, 10))
+    monkeypatch.setattr(score_checks.shutil, "disk_usage", lambda _: score_checks.shutil._ntuple_diskusage(100, 90, 10))
     with pytest.raises(StorageError, match=r"12 rows take about .* MB free"):
         works.score(dt.date(2024, 2, 27))
     assert current(Table(works.root, dt.date(2024, 2, 27))) is None

@@ -121,7 +121,7 @@ def test_the_first_of_two_ids_stays(work, pictures, tmp_path):
 
 
 def test_files_that_vanish_or_change_after_the_plan(work, pictures, tmp_path, monkeypatch):
-    """A file that is gone when it is read is `gone`, one rewritten at its size is `changed`; both are told."""
+    """A file that is gone when it is read is refused as `gone`, one rewritten at its size as `changed`."""
     copy = Path(shutil.copytree(pictures, tmp_path / "pictures"))
     first, second = (copy / name for name in names(copy)[:2])
     one = work("folder", copy, tmp_path / "scores")
@@ -130,7 +130,7 @@ def test_files_that_vanish_or_change_after_the_plan(work, pictures, tmp_path, mo
         first.unlink()
         second.write_bytes(second.read_bytes())
 
-    monkeypatch.setattr("pipelines.score._check_space", between)
+    monkeypatch.setattr("pipelines.score.check_space", between)
     result = score_here(one)
     assert result.rows + sum(result.refused.values()) == COUNT
     assert result.refused == {"changed": 1, "gone": 1, "not_an_image": COUNT // 10}
@@ -153,7 +153,7 @@ def test_objects_that_vanish_or_change_after_the_plan(work, pictures, s3_folder,
         time.sleep(1.1)
         storage.write_bytes(second, storage.read_bytes(second))
 
-    monkeypatch.setattr("pipelines.score._check_space", between)
+    monkeypatch.setattr("pipelines.score.check_space", between)
     assert score_here(one).refused == {"changed": 1, "gone": 1, "not_an_image": COUNT // 10}
     monkeypatch.undo()
 

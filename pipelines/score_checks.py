@@ -1,0 +1,112 @@
+"""What is checked round a date's scoring: before it whether it can be done, after it whether it may be published."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from cnnjob import storage
+from cnnjob.config.score import ScoreConfig
+from cnnjob.errors import CnnjobError, DatasetError, RefusedRowsError, StorageError
+from cnnjob.scoring import commit
+from cnnjob.scoring.inputs import DatasetInput, Input
+from cnnjob.scoring.plan import Plan, ScoringModel
+from cnnjob.scoring.table import ScoresManifest, Table, current
+from cnnjob.scoring.work import Receipt, refused_of
+from cnnjob.tracking.registry import Resolved
+from pipelines.console import Console
+
+_ROW_BYTES = 128
+"""Of a scored row on disk beside its probabilities, generously: id, class, times, what Parquet adds."""
+
+
+def check_fit(config: ScoreConfig, given: Input, resolved: Resolved) -> None:
+    """The model takes images of the form that a prepared data set has; raw images are brought to it.
+
+    Raises:
+        DatasetError: With both forms.
+    """
+    if not isinstance(given, DatasetInput):
+        return
+    wanted, found = resolved.bundle.description.image, given.manifest.image
+    for key in ("channels", "height", "width", "color"):
+        if wanted[key] != getattr(found, key):
+            raise DatasetError(
+                f"{given.uri} has images of {found.channels}x{found.height}x{found.width} {found.color}, and "
+                f"{config.model} was trained on {wanted['channels']}x{wanted['height']}x{wanted['width']} "
+                f"{wanted['color']}. Prepare the input with the image settings of the model's data set."
+            )
+
+
+def check_space(config: ScoreConfig, plan: Plan, model: ScoringModel) -> None:
+    """A local disk has room for the parts; publishing links them, so they take it once.
+
+    Raises:
+        StorageError: With what is needed and what there is.
+    """
+    if not storage.is_local(config.output):
+        return
+    place = Path(storage.local_path(config.output))
+    while not place.exists():
+        place = place.parent
+    needed, free = plan.rows * (_ROW_BYTES + 4 * len(model.class_names)), shutil.disk_usage(place).free
+    if needed > free:
+        raise StorageError(
+            f"{config.output}: {plan.rows:,} rows take about {needed / 1e6:,.0f} MB, and {place} has "
+            f"{free / 1e6:,.0f} MB free. Nothing was written; make room, or write elsewhere."
+        )
+
+
+def check_refused(config: ScoreConfig, plan: Plan, receipts: list[Receipt]) -> None:
+    """No more rows were refused than the config allows.
+
+    Raises:
+        RefusedRowsError: With the reasons, counted.
+    """
+    refused = refused_of(receipts)
+    total, bound = sum(refused.values()), config.limits.max_refused_share
+    if total > bound * plan.rows:
+        first = next(row for receipt in receipts for row in receipt.refused)
+        counted = ", ".join(f"{count:,} {reason}" for reason, count in refused.items())
+        raise RefusedRowsError(
+            f"{total:,} of {plan.rows:,} rows were refused ({counted}), such as {first['uri']}: {first['detail']}. "
+            f"That is more than limits.max_refused_share ({bound}) allows. Nothing was published, and the scored units "
+            f"are kept: mend the input, or raise the bound and run the same command again."
+        )
+
+
+@contextmanager
+def told_who_won(table: Table, plan: Plan, before: ScoresManifest | None) -> Iterator[None]:
+    """A job that was slower than another says so, not that its staged files were cleaned away, and leaves none.
+
+    Raises:
+        JobError: With who won.
+    """
+    try:
+        yield
+    except (CnnjobError, FileNotFoundError) as error:
+        won = current(table)
+        number = before.number if before else 0
+        if won is None or won.number == number or won.plan_digest == plan.digest:
+            raise
+        storage.remove(table.staging(plan.digest, number))
+        raise commit.lost(table, won) from error
+
+
+@contextmanager
+def informed(table: Table, console: Console) -> Iterator[None]:
+    """Say where another job is at work on the date. It only informs: what decides is the commit."""
+    if not storage.is_local(table.root):
+        yield
+        return
+    lock = FileLock(storage.local_path(table.meta) / ".running")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        console.note(f"Another job is at work on {table.date} of {table.root}; one of the two will publish")
+    try:
+        yield
+    finally:
+        lock.release()
