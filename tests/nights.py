@@ -89,9 +89,6 @@ class Quiet:
     def note(self, message: str) -> None:
         """Ignore."""
 
-    def say(self, message: str) -> None:
-        """Ignore."""
-
     def advance(self, *_: object) -> None:
         """Ignore."""
 
