@@ -89,12 +89,16 @@ def run_range(config: ScoreConfig, first: str, last: str, console: Console) -> R
     """
     asked = days(parse(first, "--from"), parse(last, "--to"))
     missing = [day for day in asked if current(Table(config.output, day)) is None]
-    resolved = resolve(connect(config.tracking.uri), config.model) if missing else None
-    results = []
-    for day in missing:
-        assert resolved is not None, "there is a date to score"
-        results.append(score_date(config, day, resolved, console))
-        show(results[-1], console)
+    results: list[ScoreResult] = []
+    if missing:
+        # Imported here: where no date is missing, there is no need to wait for Ray.
+        from cnnjob.cluster.session import shared_session
+
+        resolved = resolve(connect(config.tracking.uri), config.model)
+        with shared_session():
+            for day in missing:
+                results.append(score_date(config, day, resolved, console))
+                show(results[-1], console)
     return RangeResult(results)
 
 
