@@ -26,6 +26,9 @@ S3_CONNECT_TIMEOUT_S = 3.0
 S3_REQUEST_TIMEOUT_S = 10.0
 """Silence on an open connection; the SDK's own 3 s are short for a store that spins up a disk."""
 
+S3_LARGE_BYTES = 5 * 2**20
+"""From here on objects are uploaded in parts: the least size of one. pyarrow must do so from 10 MiB on."""
+
 _S3_OPTIONS = ("region", "endpoint_override", "scheme", "anonymous")
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 """In the order of AWS's own tools. pyarrow 25 reads neither (tried)."""
@@ -38,6 +41,7 @@ _UNFIT = re.compile(r"Cannot open for reading|Not a regular file|ZipFS can only"
 """How pyarrow and fsspec say, with neither kind nor number, that a folder is no file and an archive is read-only."""
 _REFUSED = re.compile(
     r"ACCESS_DENIED|ACCESS_KEY|SIGNATURE|TOKEN|UNRECOGNIZED_CLIENT|REQUEST_EXPIRED|TIME_TOO_SKEWED|ExpiredToken|InvalidToken"
+    r"|NoCredentialsError|PartialCredentialsError|ProfileNotFound"
 )
 _FREE_LISTINGS, _FILES_PER_LISTING = 1000, 250
 """A folder is listed by itself, at a request of some 30 ms, as long as that brings a quarter of the 1000 names that
@@ -55,8 +59,8 @@ _BUSY = {408, 429}
 _AGAIN = "Nothing is lost: run the same command again when it works."
 
 
-def open_s3(path: str, query: str) -> tuple[Any, str]:
-    """The filesystem of ``s3://PATH?QUERY`` and the path on it, bucket first.
+def open_s3(path: str, query: str, *, is_large: bool = False) -> tuple[Any, str]:
+    """The filesystem of ``s3://PATH?QUERY`` and the path on it, bucket first; ``is_large`` is for uploads in parts.
 
     The path may be percent-encoded, as pyarrow has it. Credentials come from the standard chain: the environment,
     the profile's files, the machine's role. The object is shared within the process while ``AWS_*`` stay the same.
@@ -75,8 +79,19 @@ def open_s3(path: str, query: str) -> tuple[Any, str]:
     key = unquote(path).rstrip("/")
     check_key(key)
     options = tuple(sorted(_options(f"s3://{path}", query).items()))
-    environment = tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
-    return _connect(bucket, options, environment), key
+    return _connect(bucket, options, aws_environment(), is_large=is_large), key
+
+
+def aws_environment() -> tuple[tuple[str, str], ...]:
+    """The variables that say how S3 is reached: what is shared within the process is shared while they are the same."""
+    return tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
+
+
+def endpoint_of(uri: str) -> str | None:
+    """URL of the server that an ``s3://`` address or else the environment names; None for AWS's own."""
+    options = dict(parse_qsl(uri.partition("?")[2]))
+    endpoint = _endpoint(options, dict(os.environ))
+    return endpoint if endpoint is None or "://" in endpoint else f"{options.get('scheme', 'https')}://{endpoint}"
 
 
 def check_key(path: str) -> None:
@@ -93,7 +108,9 @@ def check_key(path: str) -> None:
 
 
 @lru_cache(maxsize=64)
-def _connect(bucket: str, options: tuple[tuple[str, str], ...], environment: tuple[tuple[str, str], ...]) -> Any:
+def _connect(
+    bucket: str, options: tuple[tuple[str, str], ...], environment: tuple[tuple[str, str], ...], *, is_large: bool
+) -> Any:
     chosen, variables = dict(options), dict(environment)
     endpoint = _endpoint(chosen, variables)
     region = chosen.get("region") or _first(variables, _REGIONS)
@@ -107,8 +124,9 @@ def _connect(bucket: str, options: tuple[tuple[str, str], ...], environment: tup
         connect_timeout=S3_CONNECT_TIMEOUT_S,
         request_timeout=S3_REQUEST_TIMEOUT_S,
         retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=S3_ATTEMPTS),
-        # One request for a small object instead of the three of a multipart upload; errors come with the close.
-        allow_delayed_open=True,
+        # One request for a small object instead of the three of an upload in parts; errors come with the close. But
+        # where such an upload cannot be begun, the close then writes an empty object over the old one (tried).
+        allow_delayed_open=not is_large,
     )
 
 
@@ -274,9 +292,13 @@ def told_unless_missing(uri: str) -> Iterator[None]:
 def explain(uri: str, error: BaseException) -> CnnjobError | None:
     """What a store's error means to a person; None where no store raised it."""
     text = str(error)
-    aws = _AWS.search(text)
-    if aws or _NO_BUCKET.match(text):
-        return _explain_s3(uri, text, aws)
+    if aws := _AWS.search(text):
+        reason = _tidy(f"{aws['code']} in {aws['call']}: {text[aws.end() :]}")
+        return _explain_s3(uri, aws["code"], int(aws["status"] or 0), reason, refused=bool(_REFUSED.search(reason)))
+    if _NO_BUCKET.match(text):
+        return _explain_s3(uri, "NO_SUCH_BUCKET", 0, text)
+    if uri.startswith("s3://") and type(error).__module__.startswith("botocore."):
+        return _explain_boto(uri, error)
     if isinstance(error, NotImplementedError) or _UNFIT.match(text):
         return UserError(f"{shown(uri)}: this cannot be read or written so: {_tidy(text) or 'not implemented'}")
     return _explain_other(uri, error) if _is_of_a_store(error) else None
@@ -289,21 +311,27 @@ def _is_of_a_store(error: BaseException) -> bool:
     return type(error) is not OSError or error.errno is not None
 
 
-def _explain_s3(uri: str, text: str, aws: re.Match[str] | None) -> CnnjobError:
+def _explain_boto(uri: str, error: BaseException) -> CnnjobError:
+    response = getattr(error, "response", None)
+    told = response.get("Error", {}) if isinstance(response, dict) else {}
+    code = told.get("Code") or type(error).__name__
+    text = f"{getattr(error, 'operation_name', 'request')}: {told.get('Message') or error}"
+    return _explain_s3(uri, code, _status(error), _tidy(f"{code} in {text}"), refused=bool(_REFUSED.search(code)))
+
+
+def _explain_s3(uri: str, code: str, status: int, reason: str, *, refused: bool = False) -> CnnjobError:
     store = _store(uri)
-    if aws is None or aws["code"] == "NO_SUCH_BUCKET":
+    if code in {"NO_SUCH_BUCKET", "NoSuchBucket"}:
         return UserError(f"{shown(uri)}: there is no such bucket at {store}. Create it, or correct the address.")
-    reason = _tidy(f"{aws['code']} in {aws['call']}: {text[aws.end() :]}")
-    status = int(aws["status"] or 0)
-    if _REFUSED.search(reason) or status in _DENIED:
+    if refused or status in _DENIED:
         unset = "" if os.environ.get("AWS_ACCESS_KEY_ID") else " (not set here)"
         return UserError(
             f"{shown(uri)}: {store} refused access: {reason}. Give credentials that may use it, by AWS_ACCESS_KEY_ID"
             f"{unset} and AWS_SECRET_ACCESS_KEY, by a profile, or as a role of this machine."
         )
-    if aws["code"] in {"NO_SUCH_KEY", "RESOURCE_NOT_FOUND"} or status in _GONE:
+    if code in {"NO_SUCH_KEY", "RESOURCE_NOT_FOUND"} or status in _GONE:
         return _missing(uri)
-    if status in _ELSEWHERE:
+    if status in _ELSEWHERE and code != "RequestTimeout":
         return UserError(
             f"{shown(uri)}: {store} does not take the request: {reason}. Most often the region is wrong (give ?region= "
             f"or AWS_REGION), or the endpoint is, or a session token has expired."
@@ -334,8 +362,7 @@ def _missing(uri: str) -> UserError:
 
 
 def _store(uri: str) -> str:
-    options = dict(parse_qsl(uri.partition("?")[2]))
-    return shown(_endpoint(options, dict(os.environ)) or "AWS")
+    return shown(endpoint_of(uri) or "AWS")
 
 
 def shown(uri: str) -> str:

@@ -305,6 +305,9 @@ def write_bytes(uri: str, content: bytes | pa.Buffer) -> None:
         if isinstance(filesystem, pafs.LocalFileSystem):
             _write_local(Path(path), content)
             return
+        if isinstance(filesystem, pafs.S3FileSystem) and len(content) >= object_store.S3_LARGE_BYTES:
+            _, address, tail = _split(uri)
+            filesystem, path = object_store.open_s3(address, tail.removeprefix("?"), is_large=True)
         # Object stores need no folders: creating them would leave marker objects, or create a bucket.
         with filesystem.open_output_stream(path) as stream:
             stream.write(content)
