@@ -1,7 +1,7 @@
 """A file that exactly one of several writers creates: what a commit rests on. No lock, and no clock.
 
 Local disks: the content is written beside, flushed, and linked to its name, which link(2) refuses where there is one.
-S3: a conditional put, see ``conditional``. What is there stays as it is: a document that changes is ``swap``'s.
+S3: a conditional put, see ``conditional``.
 """
 
 import os
@@ -32,10 +32,7 @@ def create(uri: str, content: bytes) -> bool:
         with storage.told(uri):
             return _link(storage.local_path(uri), content)
     reached("create", file=storage.name(uri))
-    if conditional.put(uri, content):
-        return True
-    found = conditional.get(uri)
-    return found is not None and found.content == content
+    return conditional.put_where_nothing_is(uri, content)
 
 
 def _link(path: Path, content: bytes) -> bool:

@@ -89,10 +89,10 @@ class Quiet:
     def note(self, message: str) -> None:
         """Ignore."""
 
-    def advance(self, *_: object) -> None:
+    def say(self, message: str) -> None:
         """Ignore."""
 
-    def say(self, text: str) -> None:
+    def advance(self, *_: object) -> None:
         """Ignore."""
 
 

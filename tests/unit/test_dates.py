@@ -105,7 +105,7 @@ def scored(monkeypatch, works):
 
 
 def test_a_range_scores_what_is_missing_in_order(works, scored, tmp_path):
-    """A range scores the days without scores, oldest first; one that fails ends it; the same command goes on there."""
+    """A range scores the days without scores, oldest first; one that fails ends it, and it goes on there."""
     works.score(dt.date(2024, 2, 28))
     with pytest.raises(UserError, match="2024-02-29"):
         score.run_range(works.config, "2024-02-27", "2024-03-01", Quiet())

@@ -1,21 +1,21 @@
 """What storage does when the network or the server of a bucket fails: a bounded number of tries, and the truth."""
 
 import random
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import pytest
 
-from cnnjob import exclusive, object_store, storage, swap
+from cnnjob import exclusive, object_store, storage
 from cnnjob.errors import StorageError
 from tests.faults import Fault
 from tests.servers import told
-from tests.unit.test_swap import swapped, unique
 
 pytestmark = pytest.mark.slow
 
 OLD, NEW = b"old " * 50_000, b"new " * 50_000
-REQUESTS = {"read": 2, "write": 1, "list": 1, "remove": 5, "swap.read": 1, "swap": 2, "create": 2}
+REQUESTS = {"read": 2, "write": 1, "list": 1, "remove": 5, "create": 3}
 """How many requests an action is made of, each of which may be tried a bounded number of times."""
 
 
@@ -27,14 +27,12 @@ def actions(folder: str) -> dict[str, object]:
         "write": lambda: storage.write_bytes(uri["write"], NEW),
         "list": lambda: storage.list_files(storage.parent(uri["list"])),
         "remove": lambda: storage.remove(uri["remove"]),
-        "swap.read": lambda: swap.read(uri["swap.read"]).content,
-        "swap": lambda: swapped(uri["swap"], NEW),
         "create": lambda: exclusive.create(uri["create"], NEW),
     }
 
 
-RESULTS = {"read": OLD, "list": ["file"], "swap.read": OLD, "swap": True, "create": True}
-AFTER = {"read": OLD, "write": NEW, "list": OLD, "remove": None, "swap.read": OLD, "swap": NEW, "create": NEW}
+RESULTS = {"read": OLD, "list": ["file"], "create": True}
+AFTER = {"read": OLD, "write": NEW, "list": OLD, "remove": None, "create": NEW}
 
 
 @pytest.fixture
@@ -110,88 +108,56 @@ def test_an_upload_in_parts_is_whole_or_not_at_all(s3, folder, proxy, kind):
     assert there(s3, folder, "write") == large
 
 
-def test_half_a_head_is_no_document(s3, folder, proxy):
-    """An answer that ends within its headers is not taken for an empty document, nor for one without a tag."""
-    proxy.faults.append(Fault("behead", times=1))
-    uri = storage.join(folder, "swap", "file")
-    assert swap.read(uri).content == OLD
-    assert len(proxy.requests) == 2
-    proxy.faults.append(Fault("behead"))
-    told(lambda: swap.read(uri), StorageError)
+# A write on a condition tells its caller the truth
 
 
-# A swap tells its caller the truth
+def unique() -> bytes:
+    """A content that no other writer has."""
+    return uuid.uuid4().hex.encode()
 
 
 @pytest.mark.parametrize(("kind", "times"), [("lose", 1), ("lose", 2), ("silence", 1), ("cut", 1), ("reset", 2)])
-def test_a_swap_whose_answer_is_lost_has_won(folder, proxy, monkeypatch, kind, times):
-    """A swap that was carried out is a win, though its answer, or the answer to each of its tries, never comes."""
+def test_a_creation_whose_answer_is_lost_has_won(s3, folder, proxy, monkeypatch, kind, times):
+    """A file that was created is this writer's, though the answer, or the answer to each of its tries, never comes."""
     be_impatient(monkeypatch, kind)
     proxy.faults.append(Fault(kind, times=times, only="PUT"))
-    uri, mine = storage.join(folder, "swap", "file"), unique()
-    assert swapped(uri, mine)
-    assert swap.read(uri).content == mine
-    assert len(proxy.asked("PUT")) == 2
+    mine = unique()
+    assert exclusive.create(storage.join(folder, "create", "file"), mine)
+    assert there(s3, folder, "create") == mine
 
 
 @pytest.mark.parametrize("kind", ["busy", "break", "hang"])
-def test_a_swap_that_never_arrived_has_not_won(s3, folder, proxy, monkeypatch, kind):
-    """A swap of which the server saw nothing is told as the world's failure, and the old version stands."""
+def test_a_creation_that_never_arrived_has_not_won(s3, folder, proxy, monkeypatch, kind):
+    """A creation of which the server saw nothing is told as the world's failure, and nothing is there."""
     be_impatient(monkeypatch, kind)
     proxy.faults.append(Fault(kind, only="PUT"))
-    told(lambda: swapped(storage.join(folder, "swap", "file"), unique()), StorageError)
-    assert there(s3, folder, "swap") == OLD
+    told(lambda: exclusive.create(storage.join(folder, "create", "file"), unique()), StorageError)
+    assert there(s3, folder, "create") is None
 
 
-@pytest.mark.parametrize("fresh", [False, True])
-def test_a_swap_that_was_overtaken_has_lost(s3, folder, proxy, fresh):
+def test_a_creation_that_was_overtaken_has_lost(s3, folder, proxy):
     """Where another writer came between the first try and the second, the caller is told that it lost."""
-    name = "create" if fresh else "swap"
-    uri, others = storage.join(folder, name, "file"), unique()
-    expected = None if fresh else swap.read(uri).tag
-    assert swap.replace(f"{uri}?endpoint_override={s3.endpoint}", others, expected=expected)
-    # The server sees the second try alone, which fails; what the first one did, the caller cannot know.
+    uri, others = storage.join(folder, "create", "file"), unique()
+    assert exclusive.create(f"{uri}?endpoint_override={s3.endpoint}", others)
     proxy.faults.append(Fault("busy", times=1, only="PUT"))
-    assert not swap.replace(uri, unique(), expected=expected)
-    assert len(proxy.asked("PUT")) == 2
-    assert there(s3, folder, name) == others
-
-
-@pytest.mark.parametrize("fresh", [False, True])
-def test_a_swap_that_was_replaced_had_won(s3, folder, proxy, fresh):
-    """A swap whose answer got lost and whose version another has replaced since is told that it won."""
-    uri, mine, others = storage.join(folder, "create" if fresh else "swap", "file"), unique(), unique()
-    direct = f"{uri}?endpoint_override={s3.endpoint}"
-    proxy.faults.append(Fault("lose", times=1, only="PUT", then=lambda: swapped(direct, others)))
-    assert swapped(uri, mine)
-    assert swap.read(uri).content == others
-
-
-def test_a_swap_that_cannot_know_says_so(s3, folder, proxy):
-    """Where two others came after a swap whose answer got lost, nothing tells of it any more, and that is said."""
-    uri = storage.join(folder, "swap", "file")
-    direct = f"{uri}?endpoint_override={s3.endpoint}"
-    twice = lambda: [swapped(direct, unique()) for _ in range(2)]  # noqa: E731
-    proxy.faults.append(Fault("lose", times=1, only="PUT", then=twice))
-    assert "cannot be told" in told(lambda: swapped(uri, unique()), StorageError)
+    assert not exclusive.create(uri, unique())
+    assert there(s3, folder, "create") == others
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_races_under_faults_have_one_winner(s3, folder, proxy, seed):
-    """Of four that swap while answers get lost and requests are refused, one is told that it won, and it has."""
+    """Of four that create while answers get lost and requests are refused, one is told that it won, and it has."""
     draw = random.Random(seed)
-    uri = storage.join(folder, "swap", "file")
-    tag = swap.read(uri).tag
-    proxy.faults += [
-        Fault(draw.choice(["busy", "break", "lose", "cut", "reset"]), times=1, only="PUT") for _ in range(3)
-    ]
+    uri = storage.join(folder, "create", "file")
+    kinds = [draw.choice(["busy", "break", "lose", "cut", "reset"]) for _ in range(3)]
+    proxy.faults += [Fault(kind, times=1, only="PUT") for kind in kinds]
 
     def is_told_it_won(content: bytes) -> bool:
-        with suppress(StorageError):  # Refused twice.
-            return swap.replace(uri, content, expected=tag)
+        with suppress(StorageError):  # Refused again and again.
+            return exclusive.create(uri, content)
         return False
 
     contents = [unique() for _ in range(4)]
     won = at_once([lambda content=content: is_told_it_won(content) for content in contents])
     assert sum(won) == 1
-    assert there(s3, folder, "swap") == contents[won.index(True)]
+    assert there(s3, folder, "create") == contents[won.index(True)]

@@ -121,7 +121,7 @@ def test_the_first_of_two_ids_stays(work, pictures, tmp_path):
 
 
 def test_files_that_vanish_or_change_after_the_plan(work, pictures, tmp_path, monkeypatch):
-    """A file that is gone when it is read is refused as `gone`, one rewritten at its size as `changed`."""
+    """A file that is gone when it is read is `gone`, one rewritten at its size is `changed`; both are told."""
     copy = Path(shutil.copytree(pictures, tmp_path / "pictures"))
     first, second = (copy / name for name in names(copy)[:2])
     one = work("folder", copy, tmp_path / "scores")
