@@ -287,8 +287,17 @@ def read_json(uri: str) -> Any:
         FileNotFoundError: There is none.
         IntegrityError: It is not JSON.
     """
+    return parse_json(uri, read_bytes(uri))
+
+
+def parse_json(uri: str, content: bytes) -> Any:
+    """The JSON document that was read from a file.
+
+    Raises:
+        IntegrityError: It is not JSON.
+    """
     try:
-        return json.loads(read_bytes(uri))
+        return json.loads(content)
     except (ValueError, RecursionError) as error:
         raise IntegrityError(f"{uri} is damaged: it is not readable JSON ({error})") from error
 

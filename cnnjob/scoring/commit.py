@@ -150,14 +150,24 @@ def _clean_up(table: Table, manifest: ScoresManifest, history: int) -> None:
         if base < manifest.number:
             storage.remove(storage.join(table.stagings, name))
     reached("stagings removed")
+    _forget_old(table, numbers(table)[:-history])
     kept = {number: read(table.log(number)).version for number in numbers(table)[-history:]}
     for kind in (LOG, *BESIDE):
         folder = storage.join(table.meta, kind)
         for name, number in numbered(storage.list_files(folder)).items():
             # What has a larger number is of a job that is about to publish; one with this number has lost.
-            is_of_kept = number in kept and (kind == LOG or kept[number] in name) and storage.TEMPORARY_MARK not in name
-            if number <= manifest.number and not is_of_kept:
+            is_of_kept = number in kept and (kind == LOG or kept[number] in name)
+            is_number = kind == LOG and name.endswith(".json")
+            if number <= manifest.number and (storage.TEMPORARY_MARK in name or not (is_of_kept or is_number)):
                 storage.remove(storage.join(folder, name))
+
+
+def _forget_old(table: Table, old: Sequence[int]) -> None:
+    """Empty the manifests of old versions. Their numbers stay taken, or a slow job could think that it published."""
+    for number in reversed(old):
+        if not storage.size(table.log(number)):
+            return
+        storage.write_bytes(table.log(number), b"")
 
 
 def _describe(

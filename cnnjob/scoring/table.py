@@ -10,12 +10,14 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from cnnjob import storage
-from cnnjob.errors import FormatVersionError
+from cnnjob.errors import FormatVersionError, IntegrityError
 from cnnjob.schema import SCORES_FORMAT_VERSION
 
 LOG = "log"
 MANIFEST = "manifest.json"
 _DIGITS = 12
+_LOOKS = 20
+"""How often one looks for the newest manifest that others replace meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -132,24 +134,33 @@ def current(table: Table) -> ScoresManifest | None:
 
     Raises:
         FormatVersionError: It was published in another version of the format.
+        IntegrityError: The newest manifest is damaged.
     """
-    for number in reversed(numbers(table)):
+    for _ in range(_LOOKS):
+        found = numbers(table)
+        if not found:
+            return None
         try:
-            return read(table.log(number))
+            return read(table.log(found[-1]))
         except FileNotFoundError:
-            continue  # Between listing and reading, a newer one came and this one's time was over.
-    return None
+            continue  # Between listing and reading so many came that it was forgotten; the newest is another now.
+    raise IntegrityError(
+        f"{table.log(found[-1])} is empty, and it is the newest of its date. Remove it, and score again."
+    )
 
 
 def read(uri: str) -> ScoresManifest:
     """A manifest.
 
     Raises:
-        FileNotFoundError: There is none.
+        FileNotFoundError: There is none, or it was forgotten: its number stays taken.
         FormatVersionError: It is of another version of the format.
         IntegrityError: It is damaged.
     """
-    document = storage.read_json(uri)
+    content = storage.read_bytes(uri)
+    if not content:
+        raise FileNotFoundError(uri)
+    document = storage.parse_json(uri, content)
     version = document.get("format_version")
     if version != SCORES_FORMAT_VERSION:
         raise FormatVersionError.of("table of scores", uri, version, SCORES_FORMAT_VERSION)

@@ -14,7 +14,7 @@ from cnnjob.errors import DatasetError, FormatVersionError, IntegrityError, JobE
 from cnnjob.schema import ID
 from cnnjob.scoring.commit import publish
 from cnnjob.scoring.plan import Plan
-from cnnjob.scoring.table import Table, current
+from cnnjob.scoring.table import Table, current, numbers
 from cnnjob.scoring.work import finished
 from tests.unit.night import DATE, MORNING, part_of
 
@@ -196,14 +196,27 @@ def test_who_comes_second_is_told_who_won(night):
 
 
 def test_versions_beyond_the_history_are_forgotten(night):
-    """Of five versions the newest two keep their manifests, quarantine and receipts; one version's parts lie there."""
+    """Of five versions two keep their manifests, quarantine and receipts; the numbers of the others stay taken."""
     for minute in range(5):
         night.history = 2
         manifest = night.publish(target_rows=50 + minute, scored_at=MORNING + dt.timedelta(minutes=minute))
-    for kind in ("log", "quarantine", "receipts"):
-        numbers = sorted(int(name[:12]) for name in storage.list_files(storage.join(night.table.meta, kind)))
-        assert numbers == [4, 5], kind
+    for kind in ("quarantine", "receipts"):
+        found = sorted(int(name[:12]) for name in storage.list_files(storage.join(night.table.meta, kind)))
+        assert found == [4, 5], kind
+    assert [bool(storage.size(night.table.log(number))) for number in numbers(night.table)] == [False] * 3 + [True] * 2
     assert set(storage.list_files(night.table.partition)) == manifest.file_names
+
+
+def test_a_job_that_was_overtaken_by_more_than_the_history_has_lost(night):
+    """A job that began before versions that are forgotten by now is told who won: their numbers are not free."""
+    night.history = 1
+    slow = night.plan(90)
+    receipts = night.score(slow)
+    for minute in range(3):
+        won = night.publish(target_rows=50 + minute, scored_at=MORNING + dt.timedelta(minutes=minute))
+    with pytest.raises(JobError, match=rf"version {won.version}"):
+        publish(night.table, slow, receipts, night.model, {}, MORNING, base=None, history=1)
+    assert current(night.table) == won
 
 
 def test_any_reader_reads_the_root(night):
