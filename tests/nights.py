@@ -6,7 +6,6 @@ Processes are forked from a server that has imported what they need, so a test c
 import datetime as dt
 import itertools
 import json
-import multiprocessing
 import os
 import resource
 import signal
@@ -33,9 +32,8 @@ from cnnjob.scoring.work import Receipt, do_unit
 from cnnjob.tracking.registry import Resolved
 from pipelines import score
 from pipelines.score import ScoreResult
+from tests.forked import PROCESSES
 
-_PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["tests.nights"])
 DATE = dt.date(2024, 2, 29)
 EVENING, MORNING = dt.datetime(2024, 2, 29, 20, tzinfo=dt.UTC), dt.datetime(2024, 3, 1, 6, tzinfo=dt.UTC)
 _SCORE_DATE = score.score_date
@@ -127,15 +125,15 @@ def score_apart(work: Work, faults: list[dict[str, Any]] | None = None, *, full_
 def begin_apart(work: Work, faults: list[dict[str, Any]] | None = None, full_at: int | None = None) -> Any:
     """The process of ``score_apart``, begun."""
     told = (work, json.dumps(faults or []), full_at, dict(os.environ))
-    process = _PROCESSES.Process(target=_work, args=told, daemon=True)
+    process = PROCESSES.Process(target=_work, args=told, daemon=True)
     process.start()
     return process
 
 
 def peak_apart(work: Work) -> int:
     """Score in a process of its own; the bytes by which its memory grew, at its peak."""
-    ours, theirs = _PROCESSES.Pipe(duplex=False)
-    process = _PROCESSES.Process(target=_measure, args=(work, theirs), daemon=True)
+    ours, theirs = PROCESSES.Pipe(duplex=False)
+    process = PROCESSES.Process(target=_measure, args=(work, theirs), daemon=True)
     process.start()
     theirs.close()
     with ours:

@@ -6,7 +6,6 @@ starts in a fraction of a second, and a test can kill one at every step of a run
 
 import dataclasses
 import json
-import multiprocessing
 import os
 import signal
 import tempfile
@@ -25,10 +24,9 @@ from cnnjob.training import checkpoint, journal
 from cnnjob.training.checkpoint import Checkpoint
 from cnnjob.training.feed import Place
 from cnnjob.training.worker import TrainJob, Worker
+from tests.forked import PROCESSES
 from tests.helpers import Dataset, small_net, train_config
 
-_PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["tests.workers"])
 MAX_STARTS = 60
 FIGURES = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
 
@@ -102,7 +100,7 @@ def _run_once(job: TrainJob, faults: list[dict[str, Any]]) -> bool:
     with tempfile.TemporaryDirectory() as folder:
         store = f"{folder}/store"
         processes = [
-            _PROCESSES.Process(target=_work, args=(job, rank, store, json.dumps(faults)), daemon=True)
+            PROCESSES.Process(target=_work, args=(job, rank, store, json.dumps(faults)), daemon=True)
             for rank in range(job.config.num_workers)
         ]
         for process in processes:
