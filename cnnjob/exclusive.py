@@ -5,8 +5,6 @@ S3: a conditional put, see ``conditional``.
 """
 
 import os
-import uuid
-from contextlib import suppress
 from pathlib import Path
 
 from cnnjob import conditional, local_disk, storage
@@ -36,20 +34,12 @@ def create(uri: str, content: bytes) -> bool:
 
 
 def _link(path: Path, content: bytes) -> bool:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}{storage.TEMPORARY_MARK}{uuid.uuid4().hex}")
     try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        reached("create", file=path.name)
-        os.link(temporary, path)
+        with storage.beside(path, content) as temporary:
+            reached("create", file=path.name)
+            os.link(temporary, path)
     except (FileExistsError, FileNotFoundError):
         # Who has lost may find its own file cleaned away by who has won.
         return path.read_bytes() == content
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
     local_disk.sync_folder(path.parent)
     return True

@@ -17,7 +17,7 @@ import re
 import sys
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -323,6 +323,14 @@ def write_bytes(uri: str, content: bytes | pa.Buffer) -> None:
 
 
 def _write_local(path: Path, content: bytes | pa.Buffer) -> None:
+    with beside(path, content) as temporary:
+        reached("rename", file=path.name)
+        temporary.replace(path)
+
+
+@contextmanager
+def beside(path: Path, content: bytes | pa.Buffer) -> Iterator[Path]:
+    """A file beside a local path, with the content on the disk, to be given the path's name; gone after."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}{TEMPORARY_MARK}{os.getpid()}-{uuid.uuid4().hex[:8]}")
     try:
@@ -330,8 +338,7 @@ def _write_local(path: Path, content: bytes | pa.Buffer) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        reached("rename", file=path.name)
-        temporary.replace(path)
+        yield temporary
     finally:
         temporary.unlink(missing_ok=True)
 

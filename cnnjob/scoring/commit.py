@@ -99,7 +99,9 @@ def publish(
 
 def _check_not_lost(table: Table, manifest: ScoresManifest, cause: Exception | None) -> None:
     won = current(table)
-    if won is not None and won.number >= manifest.number:
+    # Where the store failed, the version that is there may be this job's own: then the failure is what is told.
+    is_own = cause is not None and won is not None and won.version == manifest.version
+    if won is not None and won.number >= manifest.number and not is_own:
         _forget(table, manifest)
         raise lost(table, won) from cause
 

@@ -10,8 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from cnnjob import storage
-from cnnjob.errors import DatasetError, FormatVersionError, IntegrityError, JobError
+from cnnjob.errors import DatasetError, FormatVersionError, IntegrityError, JobError, StorageError
 from cnnjob.schema import ID
+from cnnjob.scoring import commit
 from cnnjob.scoring.commit import publish
 from cnnjob.scoring.plan import Plan
 from cnnjob.scoring.table import Table, current, numbers
@@ -217,6 +218,23 @@ def test_a_job_that_was_overtaken_by_more_than_the_history_has_lost(night):
     with pytest.raises(JobError, match=rf"version {won.version}"):
         publish(night.table, slow, receipts, night.model, {}, MORNING, base=None, history=1)
     assert current(night.table) == won
+
+
+def test_a_commit_whose_store_fails_is_not_told_as_lost(night, monkeypatch):
+    """Where the manifest was written and the store failed to say so, that failure is told, and the next run ends it."""
+    plan = night.plan()
+    receipts = night.score(plan)
+
+    def write_and_fail(uri: str, content: bytes) -> bool:
+        storage.write_bytes(uri, content)
+        raise StorageError("the store failed")
+
+    monkeypatch.setattr(commit.exclusive, "create", write_and_fail)
+    with pytest.raises(StorageError, match="the store failed"):
+        publish(night.table, plan, receipts, night.model, {}, MORNING, base=None)
+    assert night.published().column(ID).to_pylist() == night.rows.ids
+    assert commit.recover(night.table).plan_digest == plan.digest
+    assert set(storage.list_files(night.table.partition)) == current(night.table).file_names
 
 
 def test_any_reader_reads_the_root(night):
