@@ -31,8 +31,12 @@ class Normalize(nn.Module):
         self.register_buffer("std", torch.tensor(safe_std, dtype=torch.float32).view(1, -1, 1, 1))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Normalize a batch on the device it is on."""
-        return (images.to(torch.float32) / PIXEL_MAX - self.mean) / self.std
+        """Normalize a batch on the device it is on: one subtraction and one multiplication a pixel."""
+        centre, scale = PIXEL_MAX * self.mean, 1 / (PIXEL_MAX * self.std)
+        if not images.is_contiguous():
+            # channels_last: with a number a channel the innermost loop would be as short as there are channels.
+            centre, scale = (_channels_last(each.expand(1, *images.shape[1:])) for each in (centre, scale))
+        return (images.to(torch.float32) - centre) * scale
 
 
 class Classifier(nn.Module):
@@ -46,8 +50,12 @@ class Classifier(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits of a batch."""
-        normalized = self.normalize(images).contiguous(memory_format=torch.channels_last)
-        logits: torch.Tensor = self.head(torch.flatten(self.features(normalized), 1))
+        normalized = _channels_last(self.normalize(images))
+        features = self.features(normalized)
+        if features.requires_grad:
+            # Flattening hands back a gradient that lies otherwise than the features: ReLU's took 25 times as long.
+            features.register_hook(_channels_last)
+        logits: torch.Tensor = self.head(torch.flatten(features, 1))
         return logits
 
 
@@ -60,6 +68,10 @@ def build(net: Net, mean: Sequence[float], std: Sequence[float], *, seed: int) -
         torch.manual_seed(seed)
         module = Classifier(net, mean, std)
     return module.to(memory_format=torch.channels_last)  # type: ignore[no-any-return,call-overload]
+
+
+def _channels_last(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.contiguous(memory_format=torch.channels_last)
 
 
 def _features(net: Net) -> list[nn.Module]:

@@ -38,7 +38,13 @@ def distribute(module: nn.Module, group: Group) -> nn.Module:
     if group.place.world_size == 1:
         return module
     devices = [group.device] if group.device.type == "cuda" else None
-    return DistributedDataParallel(module, device_ids=devices, broadcast_buffers=False, find_unused_parameters=True)
+    return DistributedDataParallel(
+        module,
+        device_ids=devices,
+        broadcast_buffers=False,
+        find_unused_parameters=True,
+        gradient_as_bucket_view=True,
+    )
 
 
 def gather(value: Any, place: Place) -> list[Any]:
