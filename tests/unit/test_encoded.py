@@ -258,6 +258,6 @@ def test_too_little_memory_is_a_refusal(monkeypatch):
         raise MemoryError
 
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", load)
-    found = decode(encoded(picture(), "png"), ImageConfig(resize="stretch"), LimitsConfig())
+    found = decode(encoded(picture(), "gif"), ImageConfig(resize="stretch"), LimitsConfig())
     assert isinstance(found, Refusal)
     assert found.reason == "too_many_pixels"

@@ -15,6 +15,7 @@ from cnnjob.config.prepare import ImageConfig, LimitsConfig
 from cnnjob.data.decode import Refusal, canonical
 from cnnjob.data.formats import tiff
 from cnnjob.data.formats.headers import foreign, is_cut, jpeg_scans, kind_of, webp_size
+from cnnjob.data.formats.plain import decode_plain
 from cnnjob.data.formats.readers import SAYS_ORIENTATION, CrowdedError, flat, open_file, upright
 
 _MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "I;16", "I;16B", "I;16L"}
@@ -48,16 +49,13 @@ def decode(content: bytes, image: ImageConfig, limits: LimitsConfig) -> np.ndarr
     kind = kind_of(content)
     if kind not in limits.formats or len(content) > limits.max_bytes:
         return _turn_away(content, kind, limits)
-    # Threads that overlap may leave the filter behind; it is about Pillow alone.
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"PIL\.")
-        # Pillow warns above this and raises at twice as much; what it only warns of is refused by its size here.
-        Image.MAX_IMAGE_PIXELS = limits.max_pixels
-        try:
-            picture = _read(kind, content, image, limits)
-            return picture if isinstance(picture, Refusal) else canonical(picture, image)
-        except _BOMBS as error:
-            return Refusal("too_many_pixels", _line(kind, error))
+    try:
+        picture: np.ndarray | Image.Image | Refusal | None = decode_plain(kind, content, limits.max_pixels)
+        if picture is None:
+            picture = _read_quietly(kind, content, image, limits)
+        return picture if isinstance(picture, Refusal) else canonical(picture, image)
+    except _BOMBS as error:
+        return Refusal("too_many_pixels", _line(kind, error))
 
 
 def _turn_away(content: bytes, kind: str | None, limits: LimitsConfig) -> Refusal:
@@ -69,6 +67,17 @@ def _turn_away(content: bytes, kind: str | None, limits: LimitsConfig) -> Refusa
     if name is None:
         return Refusal("not_an_image", f"begins with {content[:8]!r}, like no known image format")
     return Refusal("format_not_allowed", f"{name}, and the formats are {', '.join(limits.formats)}")
+
+
+def _read_quietly(
+    kind: str, content: bytes, image: ImageConfig, limits: LimitsConfig
+) -> Image.Image | np.ndarray | Refusal:
+    # Threads that overlap may leave the filter behind; it is about Pillow alone.
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        # Pillow warns above this and raises at twice as much; what it only warns of is refused by its size here.
+        Image.MAX_IMAGE_PIXELS = limits.max_pixels
+        return _read(kind, content, image, limits)
 
 
 def _read(kind: str, content: bytes, image: ImageConfig, limits: LimitsConfig) -> Image.Image | np.ndarray | Refusal:
