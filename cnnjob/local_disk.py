@@ -15,14 +15,19 @@ _RENAME_EXCHANGE = 2
 """From linux/fs.h; see renameat2(2)."""
 
 
-def publish_folder(staged: Path, target: Path) -> None:
+def publish_folder(staged: Path, target: Path, *, is_flushed: bool = False) -> None:
     """Put a finished local folder in the place of ``target``, at once; the old one is removed after.
+
+    Files that are known to be on the disk (``is_flushed``) are not flushed again, only the folder that names them.
 
     Where the kernel can, the two are exchanged (renameat2(2), RENAME_EXCHANGE), so a reader never finds nothing.
     Elsewhere the old folder is moved aside first: for an instant there is none, and never half a one.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    sync_tree(staged)
+    if is_flushed:
+        sync_folder(staged)
+    else:
+        sync_tree(staged)
     if target.exists():
         if exchange(staged, target):
             shutil.rmtree(staged)

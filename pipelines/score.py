@@ -7,7 +7,7 @@ input as both are read back, and publish them at once.
 
 import datetime as dt
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,12 +21,14 @@ from cnnjob.models.bundle import image_form
 from cnnjob.scoring import commit
 from cnnjob.scoring.dates import day_of, days, for_date, parse
 from cnnjob.scoring.inputs import Input, open_input
-from cnnjob.scoring.plan import Plan, ScoringModel
+from cnnjob.scoring.ledger import Ledger
+from cnnjob.scoring.plan import Plan, ScoringModel, Unit
 from cnnjob.scoring.table import ScoresManifest, Table, current
 from cnnjob.scoring.verify import verify
-from cnnjob.scoring.work import Desk, Receipt, finished
+from cnnjob.scoring.work import Desk, Receipt, finished_units
 from cnnjob.tracking.registry import Resolved, resolve
 from cnnjob.tracking.server import connect
+from pipelines.clock import Pace
 from pipelines.console import Console
 from pipelines.score_checks import check_fit, check_refused, check_space, informed, told_who_won
 
@@ -45,6 +47,8 @@ class ScoreResult:
         model_name: Registered name of the model.
         model_version: Its version.
         images_per_s: Rows scored now over the time from the first unit's start to the publication's end.
+        images_per_s_steady: The same from the first finished unit to the last, that first one not counted.
+        stages: Seconds of ``scoring`` (with the start of Ray), ``verify`` and ``publish``.
         seconds: Wall time of the command's work.
         units: Units in the plan, and how many of them an earlier run had finished.
     """
@@ -58,7 +62,9 @@ class ScoreResult:
     model_name: str
     model_version: str
     images_per_s: float
+    images_per_s_steady: float
     seconds: float
+    stages: dict[str, float]
     units: dict[str, int]
 
 
@@ -122,11 +128,17 @@ def score_date(config: ScoreConfig, date: dt.date, resolved: Resolved, console: 
         )
     check_space(config, plan, model)
     with told_who_won(table, plan, before), informed(table, console):
-        published, receipts, done, started = _work(config, table, given, plan, resolved, model, before, console)
-    ended = time.perf_counter()
-    rate = sum(receipt.rows for receipt in receipts[done:]) / (ended - started)
-    units = {"planned": len(plan.units), "reused": done}
-    return _result(config, published, published=True, seconds=ended - began, images_per_s=rate, units=units)
+        published, pace, reused = _work(config, table, given, plan, resolved, model, before, console)
+    return _result(
+        config,
+        published,
+        published=True,
+        seconds=time.perf_counter() - began,
+        images_per_s=pace.rows / sum(pace.stages.values()),
+        images_per_s_steady=pace.steady,
+        stages={name: round(seconds, 3) for name, seconds in pace.stages.items()},
+        units={"planned": len(plan.units), "reused": reused},
+    )
 
 
 def show(result: ScoreResult | RangeResult, console: Console) -> None:
@@ -153,24 +165,30 @@ def _work(
     model: ScoringModel,
     before: ScoresManifest | None,
     console: Console,
-) -> tuple[ScoresManifest, list[Receipt], int, float]:
-    """Score what is left, verify, publish. Returns also all receipts, how many of them were there, and the start."""
+) -> tuple[ScoresManifest, Pace, int]:
+    """Score what is left, verify, publish. Returns also how fast it went, and how many units were there before."""
     staging = table.staging(plan.digest, before.number if before else 0)
     scored_at = _scored_at(staging, plan, config)
     desk = Desk(given.stage(staging), staging, model, config.probabilities, scored_at, given.keys)
-    receipts = [receipt for unit in plan.units if (receipt := finished(unit, staging))]
-    done = len(receipts)
+    ledger = Ledger(len(model.class_names), model.shape[0], finished_units(plan.units, staging))
+    done = len(ledger)
     console.note(
         f"Scoring {plan.rows:,} rows for {table.date} with {model.name} version {model.version}"
         + (f"; {done} of {len(plan.units)} units were finished before" if done else "")
     )
-    started = time.perf_counter()
-    receipts.extend(_score(config, plan, desk, resolved, {receipt.unit for receipt in receipts}, console))
-    check_refused(config, plan, receipts)
-    verify(staging, plan, receipts, given)
+    pace = Pace()
+    left = [unit for unit in plan.units if ledger.of(unit.name) is None]
+    for receipt in _score(config, left, desk, resolved, console):
+        ledger.add(receipt)
+        pace.unit(receipt.rows)
+    pace.stage("scoring")
+    check_refused(config, plan, ledger)
+    verify(staging, plan, ledger, given)
+    pace.stage("verify")
     document = config.model_dump(mode="json")
-    published = commit.publish(table, plan, receipts, model, document, scored_at, base=before, history=config.history)
-    return published, receipts, done, started
+    published = commit.publish(table, plan, ledger, model, document, scored_at, base=before, history=config.history)
+    pace.stage("publish")
+    return published, pace, done
 
 
 def _form(config: ScoreConfig, resolved: Resolved) -> ImageConfig:
@@ -201,9 +219,8 @@ def _scored_at(staging: str, plan: Plan, config: ScoreConfig) -> dt.datetime:
 
 
 def _score(
-    config: ScoreConfig, plan: Plan, desk: Desk, resolved: Resolved, done: set[str], console: Console
+    config: ScoreConfig, units: Sequence[Unit], desk: Desk, resolved: Resolved, console: Console
 ) -> Iterator[Receipt]:
-    units = [unit for unit in plan.units if unit.name not in done]
     if not units:
         return
     # Imported here: where nothing is left to do, there is no need to wait for Ray.
@@ -222,6 +239,9 @@ def _score(
             yield receipt
 
 
+_NOTHING_DONE: dict[str, Any] = {"images_per_s": 0.0, "images_per_s_steady": 0.0, "stages": {}}
+
+
 def _result(config: ScoreConfig, manifest: ScoresManifest, **figures: Any) -> ScoreResult:
     return ScoreResult(
         output=config.output,
@@ -231,5 +251,5 @@ def _result(config: ScoreConfig, manifest: ScoresManifest, **figures: Any) -> Sc
         version=manifest.version,
         model_name=manifest.model["name"],
         model_version=manifest.model["version"],
-        **{"images_per_s": 0.0, "units": {"planned": len(manifest.parts), "reused": len(manifest.parts)}, **figures},
+        **{**_NOTHING_DONE, "units": {"planned": len(manifest.parts), "reused": len(manifest.parts)}, **figures},
     )

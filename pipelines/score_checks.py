@@ -12,9 +12,9 @@ from cnnjob.config.score import ScoreConfig
 from cnnjob.errors import CnnjobError, DatasetError, RefusedRowsError, StorageError
 from cnnjob.scoring import commit
 from cnnjob.scoring.inputs import DatasetInput, Input
+from cnnjob.scoring.ledger import Ledger
 from cnnjob.scoring.plan import Plan, ScoringModel
 from cnnjob.scoring.table import ScoresManifest, Table, current
-from cnnjob.scoring.work import Receipt, refused_of
 from cnnjob.tracking.registry import Resolved
 from pipelines.console import Console
 
@@ -59,16 +59,16 @@ def check_space(config: ScoreConfig, plan: Plan, model: ScoringModel) -> None:
         )
 
 
-def check_refused(config: ScoreConfig, plan: Plan, receipts: list[Receipt]) -> None:
+def check_refused(config: ScoreConfig, plan: Plan, ledger: Ledger) -> None:
     """No more rows were refused than the config allows.
 
     Raises:
         RefusedRowsError: With the reasons, counted.
     """
-    refused = refused_of(receipts)
+    refused = ledger.refused
     total, bound = sum(refused.values()), config.limits.max_refused_share
     if total > bound * plan.rows:
-        first = next(row for receipt in receipts for row in receipt.refused)
+        first = next(row for receipt in ledger.in_order() for row in receipt.refused)
         counted = ", ".join(f"{count:,} {reason}" for reason, count in refused.items())
         raise RefusedRowsError(
             f"{total:,} of {plan.rows:,} rows were refused ({counted}), such as {first['uri']}: {first['detail']}. "

@@ -33,6 +33,7 @@ from cnnjob.training.state import RunState, computing_config, open_run, save_run
 from cnnjob.training.worker import TrainJob
 from cnnjob.versions import git_commit
 from pipelines import training_trace
+from pipelines.clock import process_began
 from pipelines.console import Console
 from pipelines.register import TEST_METRICS, figures_of_test, register
 
@@ -47,11 +48,14 @@ class TrainResult:
         run_id: The MLflow run.
         model_name: Registered name.
         model_version: Its version.
-        epochs: A row for each epoch, see ``EPOCH_KEYS``, with an ``observation``.
+        epochs: A row for each epoch, see ``EPOCH_KEYS``, with an ``observation`` and ``pause_s``: seconds between the
+            last step before it and its first, without the validation.
         best_epoch: The epoch whose weights are registered.
         test: Of the test split: ``loss``, ``accuracy``, ``rows``, ``top_k`` and its ``k``, ``ece`` (expected
             calibration error), ``macro_f1``, and ``classes``: ``name``, ``precision``, ``recall``, ``f1``, ``support``.
-        seconds_to_first_step: From the command's start to the first epoch's first step.
+        seconds_to_first_step: From the start of the command's process to the first epoch's first step.
+        start: Where they went: seconds since then at which each was there: ``imports``, ``ray``, ``mlflow``,
+            ``workers``, ``rows``, ``first_step``.
         parity: Largest difference of a probability between the graph and the net.
         tracking_uri: Where MLflow has it.
         created: False where there was nothing left to do.
@@ -66,12 +70,14 @@ class TrainResult:
     seconds_to_first_step: float
     parity: float
     tracking_uri: str
+    start: dict[str, float] = dataclasses.field(default_factory=dict)
     created: bool = True
 
 
 def run(config: TrainConfig, console: Console) -> TrainResult:
     """Train, evaluate and register what ``config`` asks for."""
-    began = time.time()
+    began = process_began()
+    marks = {"imports": time.time() - began}
     manifest = read_manifest(config.dataset)
     net = net_for(config.model, manifest.image.shape, len(manifest.class_names))
     run_folder = storage.join(config.storage, config.name)
@@ -80,13 +86,15 @@ def run(config: TrainConfig, console: Console) -> TrainResult:
         return TrainResult(**{**state.result, "created": False})
     _check_memory(config, manifest)
     with session(_needs(config), console):
+        marks["ray"] = time.time() - began
         server = connect(config.tracking.uri, create=True)
         if state is not None and runs.resume_run(server, state.run_id):
             console.note(f"Run {config.name} goes on in {run_folder}")
         else:
             state = _begin(server, config, manifest, run_folder)
+        marks["mlflow"] = time.time() - began
         threads = driver.threads_of(config.cpus_per_worker)
-        job = TrainJob(config, manifest, net, run_folder, state.run_id, threads, began, uuid.uuid4().hex)
+        job = TrainJob(config, manifest, net, run_folder, state.run_id, threads, began, marks, uuid.uuid4().hex)
         with _told_to_mlflow(server, state.run_id):
             entries = _train(job, server, console)
             result = _finish(job, server, entries)
@@ -208,7 +216,8 @@ def _check_finite(job: TrainJob, events: list[dict[str, Any]]) -> None:
 
 
 def _finish(job: TrainJob, server: Server, entries: list[dict[str, Any]]) -> TrainResult:
-    epochs = [{key: entry[key] for key in EPOCH_KEYS} for entry in entries if entry["kind"] == journal.EPOCH]
+    kept = (*EPOCH_KEYS, "pause_s")
+    epochs = [{key: entry[key] for key in kept} for entry in entries if entry["kind"] == journal.EPOCH]
     for epoch, observation in zip(epochs, observations(epochs), strict=True):
         epoch["observation"] = observation
     tested = next(entry for entry in entries if entry["kind"] == journal.TEST)
@@ -220,7 +229,8 @@ def _finish(job: TrainJob, server: Server, entries: list[dict[str, Any]]) -> Tra
         epochs=epochs,
         best_epoch=tested["best_epoch"],
         test=finished.test,
-        seconds_to_first_step=entries[0]["seconds_to_first_step"],
+        seconds_to_first_step=entries[0]["marks"]["first_step"],
+        start=entries[0]["marks"],
         parity=finished.parity,
         tracking_uri=server.uri,
     )

@@ -98,9 +98,9 @@ def score_here(work: Work, date: dt.date = DATE) -> ScoreResult:
     """Score in this process."""
     resolved = Resolved("digits", work.version, read_bundle(Path(work.bundle), expected_digest=None, where="model"))
 
-    def loop(config: Any, plan: Any, desk: Any, resolved: Any, done: set[str], _: Any) -> Iterator[Receipt]:
+    def loop(config: Any, units: Any, desk: Any, resolved: Any, _: Any) -> Iterator[Receipt]:
         engine = Engine(resolved.bundle.files[ONNX], threads=1, batch_size=64)
-        return (do_unit(unit, desk, engine) for unit in plan.units if unit.name not in done)
+        return (do_unit(unit, desk, engine) for unit in units)
 
     with mock.patch.multiple(score, _score=loop, now=lambda: work.clock):
         return _SCORE_DATE(work.config, date, resolved, Quiet())

@@ -13,6 +13,7 @@ from cnnjob import storage
 from cnnjob.errors import CnnjobError
 from cnnjob.scoring import commit
 from cnnjob.scoring.commit import publish
+from cnnjob.scoring.ledger import Ledger
 from cnnjob.scoring.plan import Plan, ScoringModel
 from cnnjob.scoring.table import ScoresManifest, Table
 from cnnjob.scoring.work import Receipt, part_uri
@@ -38,7 +39,8 @@ class Scored:
 
     def publish(self, table: Table, base: ScoresManifest | None = None) -> ScoresManifest:
         """Publish what was staged."""
-        return publish(table, self.plan, self.receipts, self.model, {}, MORNING, base=base)
+        ledger = Ledger(len(self.model.class_names), self.model.shape[0], self.receipts)
+        return publish(table, self.plan, ledger, self.model, {}, MORNING, base=base)
 
 
 class Publisher(threading.Thread):

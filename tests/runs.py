@@ -30,7 +30,7 @@ def undisturbed(config: TrainConfig, folder: Path) -> Ended:
     """The same training, by bare processes that nothing happens to."""
     manifest = read_manifest(config.dataset)
     net = net_for(config.model, manifest.image.shape, len(manifest.class_names))
-    return workers.run(TrainJob(config, manifest, net, str(folder), "run", 1, 0.0, "attempt"))
+    return workers.run(TrainJob(config, manifest, net, str(folder), "run", 1, 0.0, {}, "attempt"))
 
 
 def left_by(config: TrainConfig) -> Ended:

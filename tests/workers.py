@@ -77,7 +77,9 @@ class Ended:
 def job_of(dataset: Dataset, run_folder: Path, **config: Any) -> TrainJob:
     """A job of a small net on a data set."""
     net = small_net(dataset.manifest, dropout=0.25)
-    return TrainJob(train_config(dataset, **config), dataset.manifest, net, str(run_folder), "run", 1, 0.0, "attempt")
+    return TrainJob(
+        train_config(dataset, **config), dataset.manifest, net, str(run_folder), "run", 1, 0.0, {}, "attempt"
+    )
 
 
 def kill(phase: str, marks: Path, **where: int | str) -> dict[str, Any]:

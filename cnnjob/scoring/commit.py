@@ -17,20 +17,18 @@ import shutil
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock
 
 from cnnjob import exclusive, local_disk, storage
-from cnnjob.data.statistics import LEVELS
 from cnnjob.errors import CnnjobError, JobError
 from cnnjob.phases import reached
 from cnnjob.schema import SCORES_FORMAT_VERSION, refused_table
+from cnnjob.scoring.ledger import Ledger
 from cnnjob.scoring.plan import Plan, ScoringModel
 from cnnjob.scoring.table import (
     LOG,
@@ -44,7 +42,7 @@ from cnnjob.scoring.table import (
     numbers,
     read,
 )
-from cnnjob.scoring.work import Receipt, part_uri, refused_of
+from cnnjob.scoring.work import Receipt, part_uri
 
 PLAN = "plan.json"
 BESIDE = ("quarantine", "receipts")
@@ -54,7 +52,7 @@ _PUBLISHING = "publish-"
 def publish(
     table: Table,
     plan: Plan,
-    receipts: Sequence[Receipt],
+    ledger: Ledger,
     model: ScoringModel,
     config: dict[str, Any],
     scored_at: dt.datetime,
@@ -67,7 +65,7 @@ def publish(
     Args:
         table: The date.
         plan: The work.
-        receipts: One for each unit.
+        ledger: A receipt for each unit.
         model: The model.
         config: The resolved config.
         scored_at: When the plan was made.
@@ -77,12 +75,11 @@ def publish(
     Raises:
         JobError: Another job has published the date since.
     """
-    ordered = sorted(receipts, key=lambda receipt: receipt.number)
-    manifest = _describe(table, plan, ordered, model, config, scored_at, base)
+    manifest = _describe(table, plan, ledger, model, config, scored_at, base)
     # Two jobs of the same plan write the same manifest: who published it makes it this job's own.
     document = {**as_document(manifest), "publisher": uuid.uuid4().hex}
     try:
-        _write_beside(table, manifest, ordered)
+        _write_beside(table, manifest, ledger.in_order())
         reached("commit")
         is_ours = exclusive.create(table.log(manifest.number), storage.json_bytes(document))
     except CnnjobError as error:
@@ -175,7 +172,7 @@ def _forget_old(table: Table, old: Sequence[int]) -> None:
 def _describe(
     table: Table,
     plan: Plan,
-    receipts: Sequence[Receipt],
+    ledger: Ledger,
     model: ScoringModel,
     config: dict[str, Any],
     scored_at: dt.datetime,
@@ -189,17 +186,17 @@ def _describe(
         version=version,
         plan_digest=plan.digest,
         listing_digest=plan.listing_digest,
-        rows=sum(receipt.rows for receipt in receipts),
-        refused=refused_of(receipts),
+        rows=ledger.rows,
+        refused=ledger.refused,
         parts=[
             Part(f"part-{r.number:05d}-{version}.parquet", r.unit, r.rows, r.bytes, r.sha256)
-            for r in receipts
+            for r in ledger.in_order()
             if r.rows
         ],
         model={"name": model.name, "version": model.version, "digest": model.digest},
         class_names=list(model.class_names),
-        counts=_sum([receipt.counts for receipt in receipts], (len(model.class_names),)),
-        pixels=_sum([receipt.pixels for receipt in receipts], (model.shape[0], LEVELS)),
+        counts=ledger.counts.tolist(),
+        pixels=ledger.pixels.tolist(),
         scored_at=scored_at.isoformat(),
         config=config,
         replaced=base.version if base else None,
@@ -212,7 +209,13 @@ def _write_beside(table: Table, manifest: ScoresManifest, receipts: Sequence[Rec
     quarantine, told = (table.beside(kind, manifest.number, manifest.version) for kind in BESIDE)
     storage.write_bytes(quarantine, sink.getvalue())
     reached("quarantine")
-    storage.write_json(told, [{**asdict(receipt), "refused": len(receipt.refused)} for receipt in receipts])
+    storage.write_json(told, [_told(receipt) for receipt in receipts])
+
+
+def _told(receipt: Receipt) -> dict[str, Any]:
+    """What the receipts of a version say of a unit; its counts are in the manifest's sums."""
+    told = {name: value for name, value in vars(receipt).items() if name not in ("counts", "pixels")}
+    return {**told, "refused": len(receipt.refused)}
 
 
 def _forget(table: Table, manifest: ScoresManifest) -> None:
@@ -256,7 +259,8 @@ def _exchange(table: Table, manifest: ScoresManifest, folder: Path) -> None:
         os.link(storage.local_path(part_uri(staging, part.unit)), folder / part.name)
         reached("link", part=part.name[:10])
     reached("exchange")
-    local_disk.publish_folder(folder, storage.local_path(table.partition))
+    # The parts are links to files that were flushed before their receipts said that they are there.
+    local_disk.publish_folder(folder, storage.local_path(table.partition), is_flushed=True)
 
 
 def _copy(table: Table, manifest: ScoresManifest) -> None:
@@ -284,11 +288,3 @@ def _newest(table: Table) -> ScoresManifest:
     newest = current(table)
     assert newest is not None, "a version has been committed"
     return newest
-
-
-def _sum(counts: Sequence[Any], shape: tuple[int, ...]) -> list[Any]:
-    total = np.zeros(shape, dtype=np.int64)
-    for each in counts:
-        total += np.asarray(each)
-    listed: list[Any] = total.tolist()
-    return listed

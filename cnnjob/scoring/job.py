@@ -19,13 +19,25 @@ from cnnjob.data.spread import spread
 from cnnjob.errors import CnnjobError, JobError
 from cnnjob.scoring.engine import Engine
 from cnnjob.scoring.plan import Unit
-from cnnjob.scoring.work import Desk, Receipt, do_unit
+from cnnjob.scoring.work import Desk, Receipt, do_unit, finished
 
 
 def num_processes(config: EngineConfig, units: int, cpus: int) -> int:
     """How many processes score: as configured, else as many as the CPUs hold, and no more than there are units."""
     fitting = max(1, cpus // config.threads_per_process)
     return max(1, min(units, config.num_processes or fitting))
+
+
+GROUPS_PER_PROCESS = 32
+MAX_GROUP = 256
+"""Handing out a task takes Ray Data some 10 ms. Of very many units several are a task, and still each process has some
+thirty tasks, so that all are busy to the end."""
+
+
+def grouped(units: Sequence[Unit], processes: int) -> list[tuple[Unit, ...]]:
+    """Units in order, one a group unless there are very many."""
+    size = min(MAX_GROUP, max(1, len(units) // (processes * GROUPS_PER_PROCESS)))
+    return [tuple(units[start : start + size]) for start in range(0, len(units), size)]
 
 
 def run(units: Sequence[Unit], desk: Desk, graph: bytes, config: EngineConfig, processes: int) -> Iterator[Receipt]:
@@ -36,8 +48,22 @@ def run(units: Sequence[Unit], desk: Desk, graph: bytes, config: EngineConfig, p
             receipts; the same command goes on from them.
     """
     reference = ray.put(graph)
-    task = partial(_score_unit, desk=desk, graph=reference, config=config, attempt=uuid.uuid4().hex)
-    yield from spread(task, units, num_cpus=config.threads_per_process, compute=TaskPoolStrategy(size=processes))
+    task = partial(_score_group, desk=desk, graph=reference, config=config, attempt=uuid.uuid4().hex)
+    groups = grouped(units, processes)
+    compute = TaskPoolStrategy(size=processes)
+    for receipts in spread(task, groups, num_cpus=config.threads_per_process, compute=compute):
+        yield from receipts
+
+
+def _score_group(
+    units: tuple[Unit, ...], *, desk: Desk, graph: Any, config: EngineConfig, attempt: str
+) -> list[Receipt]:
+    """Some units in, their receipts out. Where a unit killed the process, those before it are not done again."""
+    receipts = []
+    for unit in units:
+        before = finished(unit, desk.staging) if len(units) > 1 else None
+        receipts.append(before or _score_unit(unit, desk=desk, graph=graph, config=config, attempt=attempt))
+    return receipts
 
 
 def _score_unit(unit: Unit, *, desk: Desk, graph: Any, config: EngineConfig, attempt: str) -> Receipt:

@@ -4,8 +4,6 @@ Every part is read back from storage and compared with its hash; the ids in the 
 must be those of the input, unit by unit: in its order, or, where some were refused, each as often.
 """
 
-from collections.abc import Mapping, Sequence
-
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -15,30 +13,31 @@ from cnnjob.errors import IntegrityError
 from cnnjob.phases import reached
 from cnnjob.schema import ID
 from cnnjob.scoring.inputs import Input
+from cnnjob.scoring.ledger import Ledger
 from cnnjob.scoring.plan import Plan, Unit
 from cnnjob.scoring.work import Receipt, part_uri, receipt_uri
 
 
-def verify(staging: str, plan: Plan, receipts: Sequence[Receipt], given: Input) -> None:
+def verify(staging: str, plan: Plan, ledger: Ledger, given: Input) -> None:
     """Compare the staged parts with the plan and the input.
 
     Args:
         staging: Folder of the plan's parts.
         plan: What was to be done.
-        receipts: One for each unit.
+        ledger: A receipt for each unit.
         given: The input, which says what its ids are.
 
     Raises:
         IntegrityError: Rows, hashes or ids are not what they should be; nothing is published. A unit that is to blame
             is no longer finished: the same command does it anew.
     """
-    done: Mapping[str, Receipt] = {receipt.unit: receipt for receipt in receipts}
-    missing = [unit.number for unit in plan.units if unit.name not in done]
+    missing = [unit.number for unit in plan.units if ledger.of(unit.name) is None]
     if missing:
         raise IntegrityError(f"units {missing[:10]} of the plan were not finished; run the same command again")
     for unit in plan.units:
         reached("verify", unit=unit.number)
-        receipt = done[unit.name]
+        receipt = ledger.of(unit.name)
+        assert receipt is not None, "none is missing"
         found = _read_ids(staging, unit, receipt)
         if not _is_all(found, [row[ID] for row in receipt.refused], list(given.ids(unit))):
             _undo(staging, unit)

@@ -6,9 +6,8 @@ the rows that were refused.
 
 import datetime as dt
 import time
-from collections import Counter
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -25,13 +24,14 @@ from cnnjob.schema import (
     MODEL_VERSION,
     PREDICTION,
     PROBABILITIES,
-    REASON,
     SCORED_AT,
     scores_schema,
 )
 from cnnjob.scoring.engine import Engine
 from cnnjob.scoring.inputs import UnitReader
 from cnnjob.scoring.plan import ScoringModel, Unit
+
+_PROBABILITIES = (PROBABILITIES, "p_")
 
 DRIFT_STRIDE = 16
 """Pixels of every 16th row are counted for drift: a share of the work that does not show."""
@@ -46,7 +46,6 @@ class Receipt:
         number: Its place in the plan.
         rows: Rows scored.
         refused: The rows that were refused, as in ``schema.REFUSED``.
-        ids_digest: Sum of the digests of its ids, in hexadecimal.
         sha256: Of its part.
         bytes: Of its part.
         counts: Rows by predicted class, in the order of the class names.
@@ -58,7 +57,6 @@ class Receipt:
     number: int
     rows: int
     refused: list[dict[str, str]]
-    ids_digest: str
     sha256: str
     bytes: int
     counts: list[int]
@@ -103,10 +101,10 @@ def do_unit(unit: Unit, desk: Desk, engine: Engine) -> Receipt:
     schema = scores_schema(desk.model.class_names, desk.layout, desk.keys)
     counts = np.zeros(len(desk.model.class_names), dtype=np.int64)
     pixels = PixelCounts.zero(desk.model.shape[0])
-    ids_sum, rows = 0, 0
+    rows = 0
     refused: list[dict[str, str]] = []
     sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
+    with pq.ParquetWriter(sink, schema, compression="zstd", use_dictionary=_repeating(schema)) as writer:
         for batch in desk.reader.read(unit):
             refused += batch.refused
             if not len(batch.rows):
@@ -116,7 +114,6 @@ def do_unit(unit: Unit, desk: Desk, engine: Engine) -> Receipt:
             writer.write_table(_table(batch.rows, probabilities, predicted, desk, schema))
             counts += np.bincount(predicted, minlength=len(counts))
             pixels += PixelCounts.of(batch.images[::DRIFT_STRIDE])
-            ids_sum += ids_digest(batch.rows.column(ID))
             rows += len(batch.rows)
     content = sink.getvalue()
     reached("part", unit=unit.number)
@@ -127,14 +124,13 @@ def do_unit(unit: Unit, desk: Desk, engine: Engine) -> Receipt:
         number=unit.number,
         rows=rows,
         refused=refused,
-        ids_digest=storage.show_sum(ids_sum),
         sha256=storage.sha256(content),
         bytes=content.size,
         counts=counts.tolist(),
         pixels=pixels.counts.tolist(),
         seconds=time.perf_counter() - began,
     )
-    storage.write_json(receipt_uri(desk.staging, unit.name), asdict(receipt))
+    storage.write_json(receipt_uri(desk.staging, unit.name), vars(receipt))
     reached("finished", unit=unit.number)
     return receipt
 
@@ -149,18 +145,17 @@ def finished(unit: Unit, staging: str) -> Receipt | None:
     return receipt if whole else None
 
 
-def refused_of(receipts: Iterable[Receipt]) -> dict[str, int]:
-    """Rows refused in all units, by reason."""
-    return dict(sorted(Counter(row[REASON] for receipt in receipts for row in receipt.refused).items()))
+def finished_units(units: Iterable[Unit], staging: str) -> Iterator[Receipt]:
+    """The receipts of the units that an earlier run finished; one look tells which may be there."""
+    there = set(storage.list_files(staging))
+    for unit in units:
+        if storage.name(receipt_uri(staging, unit.name)) in there and (receipt := finished(unit, staging)):
+            yield receipt
 
 
-def ids_digest(ids: pa.ChunkedArray) -> int:
-    """Sum of the digests of ids: the same for the same ids in any order."""
-    return storage.sum_of_digests(map(_id_bytes, ids.to_pylist()))
-
-
-def _id_bytes(row_id: str) -> bytes:
-    return row_id.encode("utf-8", "surrogateescape")
+def _repeating(schema: pa.Schema) -> list[str]:
+    """Columns whose values repeat. A dictionary of probabilities or ids takes time, and more room than they do."""
+    return [name for name in schema.names if name not in (ID, CONFIDENCE) and not name.startswith(_PROBABILITIES)]
 
 
 def _table(

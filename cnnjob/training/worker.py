@@ -45,7 +45,8 @@ class TrainJob:
         run_folder: Where the run's checkpoints and journal lie.
         run_id: The run's MLflow id.
         threads: Threads of each worker.
-        began: Time of the command's start, seconds since the epoch.
+        began: When the command's process was started, seconds since the epoch.
+        marks: What the command had done before the workers, and when, in seconds since then.
         attempt: Name of this command's try at the run; a stop that is asked for ends this one alone.
     """
 
@@ -56,6 +57,7 @@ class TrainJob:
     run_id: str
     threads: int
     began: float
+    marks: dict[str, float]
     attempt: str
 
 
@@ -76,7 +78,9 @@ class Worker:
         self.progress = Progress(0, 0, 0, 0.0, 0.0, job.run_id, job.manifest.fingerprint)
         self.partial = Tally.zero(self.classes)
         self.entries: list[dict[str, Any]] = []
-        self.first_step_s: float | None = None
+        self.marks = {**job.marks, "workers": time.time() - job.began}
+        self.ended: float | None = None
+        self.pause_s = 0.0
 
     def run(self) -> None:
         """Train to the last epoch, evaluate the best weights on the test split, and report all of it."""
@@ -91,6 +95,7 @@ class Worker:
             cache_bytes=config.cache_bytes_per_worker,
         )
         validation = self._evaluation("val")
+        self.marks["rows"] = time.time() - self.job.began
         with watch(self.job.run_folder, self.job.attempt) as asked:
             should_stop = Agreement(self.place, asked)
             while self.progress.epoch < config.num_epochs and not self._is_stuck():
@@ -126,11 +131,14 @@ class Worker:
             step = first_step + error.step + 1
             self._report({**journal.event("not_finite"), "epoch": epoch, "step": step, "ranks": ranks})
             return False
+        self.ended = time.perf_counter()
         by_rank = gather(sums, self.place)
         if first_step + sums.steps < self.steps:
             self._leave(epoch, first_step + sums.steps, by_rank)
             return False
+        began = time.perf_counter()
         val = self._validate(validation, epoch)
+        self.ended += time.perf_counter() - began
         self.partial = Tally.zero(self.classes)
         entry = self._entry(epoch, by_rank, sums.steps, val)
         self.entries.append(entry)
@@ -144,8 +152,9 @@ class Worker:
         learner = self.learner
 
         def before(step: int) -> None:
-            if self.first_step_s is None:
-                self.first_step_s = time.time() - self.job.began
+            self.marks.setdefault("first_step", time.time() - self.job.began)
+            if self.ended is not None:
+                self.pause_s, self.ended = time.perf_counter() - self.ended, None
             reached("step", rank=rank, epoch=epoch, step=step - before_epoch)
             if self.job.net.dropout:
                 # Dropout draws from torch's generator: seeded here, it too is a function of what it is seeded with.
@@ -223,7 +232,9 @@ class Worker:
             "images_per_s": rows / seconds,
             "first_batch_s": max(each.first_batch_s for each in by_rank),
             "seconds": seconds,
-            "seconds_to_first_step": self.first_step_s,
+            # Since the last step of the epoch before, its validation aside.
+            "pause_s": self.pause_s,
+            "marks": self.marks,
         }
 
     def _save(self, partial: tuple[Tally, ...] = ()) -> None:

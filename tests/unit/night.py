@@ -1,6 +1,7 @@
 """One date's scoring without Ray, for the tests of the unit of work and of the commit."""
 
 import datetime as dt
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from cnnjob.scoring.commit import publish, recover
 from cnnjob.scoring.engine import Engine
 from cnnjob.scoring.inputs import DatasetInput
+from cnnjob.scoring.ledger import Ledger
 from cnnjob.scoring.plan import Plan, plan_dataset
 from cnnjob.scoring.reading import read_scores
 from cnnjob.scoring.table import Table, current
@@ -56,7 +58,11 @@ class Night:
 
     def verify(self, plan: Plan, receipts: list[Receipt]) -> None:
         """Compare what was written with the plan and the input."""
-        verify(self.staging(plan), plan, receipts, self.given)
+        verify(self.staging(plan), plan, self.ledger(receipts), self.given)
+
+    def ledger(self, receipts: Iterable[Receipt]) -> Ledger:
+        """The receipts as a job has them."""
+        return Ledger(len(self.model.class_names), self.model.shape[0], receipts)
 
     def publish(self, *, target_rows: int = 64, scored_at=MORNING):
         """Score, verify and publish."""
@@ -65,7 +71,14 @@ class Night:
         receipts = self.score(plan, scored_at=scored_at)
         self.verify(plan, receipts)
         return publish(
-            self.table, plan, receipts, self.model, {"date": str(DATE)}, scored_at, base=base, history=self.history
+            self.table,
+            plan,
+            self.ledger(receipts),
+            self.model,
+            {"date": str(DATE)},
+            scored_at,
+            base=base,
+            history=self.history,
         )
 
     def published(self):

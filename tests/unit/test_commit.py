@@ -127,7 +127,7 @@ def test_manifest_describes_the_table(night):
 def test_counts_have_a_place_for_every_class(night):
     """The counts and the pixels of a date without rows are zeros, one for each class and channel."""
     nothing = Plan(digest="0" * 64, listing_digest="1" * 64, units=(), rows=0)
-    manifest = publish(night.table, nothing, [], night.model, {}, MORNING, base=None)
+    manifest = publish(night.table, nothing, night.ledger([]), night.model, {}, MORNING, base=None)
     assert manifest.counts == [0] * 10
     assert [len(channel) for channel in manifest.pixels] == [256] * 3
 
@@ -187,7 +187,7 @@ def test_other_format_version_is_refused(night):
 def test_who_comes_second_is_told_who_won(night):
     """Of two publications of the same base, the second fails, says which version won, and leaves nothing."""
     first, second = night.plan(64), night.plan(50)
-    scored = [(plan, night.score(plan)) for plan in (first, second)]
+    scored = [(plan, night.ledger(night.score(plan))) for plan in (first, second)]
     won = publish(night.table, *scored[0], night.model, {}, MORNING, base=None)
     before = set(storage.list_files(night.table.meta))
     with pytest.raises(JobError, match=rf"version {won.version}, 175 rows.*published nothing"):
@@ -216,7 +216,7 @@ def test_a_job_that_was_overtaken_by_more_than_the_history_has_lost(night):
     for minute in range(3):
         won = night.publish(target_rows=50 + minute, scored_at=MORNING + dt.timedelta(minutes=minute))
     with pytest.raises(JobError, match=rf"version {won.version}"):
-        publish(night.table, slow, receipts, night.model, {}, MORNING, base=None, history=1)
+        publish(night.table, slow, night.ledger(receipts), night.model, {}, MORNING, base=None, history=1)
     assert current(night.table) == won
 
 
@@ -231,7 +231,7 @@ def test_a_commit_whose_store_fails_is_not_told_as_lost(night, monkeypatch):
 
     monkeypatch.setattr(commit.exclusive, "create", write_and_fail)
     with pytest.raises(StorageError, match="the store failed"):
-        publish(night.table, plan, receipts, night.model, {}, MORNING, base=None)
+        publish(night.table, plan, night.ledger(receipts), night.model, {}, MORNING, base=None)
     assert night.published().column(ID).to_pylist() == night.rows.ids
     assert commit.recover(night.table).plan_digest == plan.digest
     assert set(storage.list_files(night.table.partition)) == current(night.table).file_names
