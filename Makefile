@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 READY_DEV := $(VENV)/.ready-dev
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt
 
-.PHONY: help setup demo lint test test-quick chaos clean
+.PHONY: help setup demo lint test test-quick chaos bench bench-quick clean
 
 help:
 	@echo "make setup       make .venv and install (quick when nothing changed)"
@@ -17,6 +17,8 @@ help:
 	@echo "make lint        ruff, mypy, import-linter"
 	@echo "make test        all tests; make test-quick: those that need no Ray"
 	@echo "make chaos       hundreds of kills and thousands of damaged files (about 25 minutes)"
+	@echo "make bench       the product beside its peers and roofs, a table and work/bench/bench.json (about an hour)"
+	@echo "make bench-quick a rough look, under 3 minutes"
 	@echo "make clean       remove what the demo and the tools wrote"
 
 setup: $(READY)
@@ -53,6 +55,13 @@ test-quick: $(READY_DEV)
 
 chaos: $(READY_DEV)
 	$(BIN)/pytest -m chaos
+
+# Nothing else should run meanwhile. A part: .venv/bin/python -m tests.benchmarks.bench --only score
+bench: $(READY_DEV)
+	$(BIN)/python -m tests.benchmarks.bench
+
+bench-quick: $(READY_DEV)
+	$(BIN)/python -m tests.benchmarks.bench --quick
 
 clean:
 	rm -rf work cnnjob-demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

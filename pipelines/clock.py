@@ -10,6 +10,7 @@ class Pace:
 
     Attributes:
         rows: Done so far.
+        processes: How many work at once.
         stages: Seconds of each stage that has ended; the first began with this object.
     """
 
@@ -17,14 +18,13 @@ class Pace:
         self.rows = 0
         self.stages: dict[str, float] = {}
         self._at = time.perf_counter()
-        self._first: tuple[float, int] | None = None
-        self._last = self._at
+        self.processes = 1
+        self._units: list[tuple[float, int]] = []
 
     def unit(self, rows: int) -> None:
         """So many rows more are done."""
         self.rows += rows
-        self._last = time.perf_counter()
-        self._first = self._first or (self._last, rows)
+        self._units.append((time.perf_counter(), rows))
 
     def stage(self, name: str) -> None:
         """A stage has ended."""
@@ -32,10 +32,11 @@ class Pace:
 
     @property
     def steady(self) -> float:
-        """Rows a second from the first finished unit to the last, without it; 0 where there is one unit."""
-        if self._first is None or self._last == self._first[0]:
+        """Rows a second from when each process had its first unit done to the last unit; 0 where there is no more."""
+        if len(self._units) <= self.processes:
             return 0.0
-        return (self.rows - self._first[1]) / (self._last - self._first[0])
+        after = self._units[self.processes :]
+        return sum(rows for _, rows in after) / (after[-1][0] - self._units[self.processes - 1][0])
 
 
 def process_began() -> float:

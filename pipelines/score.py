@@ -47,7 +47,7 @@ class ScoreResult:
         model_name: Registered name of the model.
         model_version: Its version.
         images_per_s: Rows scored now over the time from the first unit's start to the publication's end.
-        images_per_s_steady: The same from the first finished unit to the last, that first one not counted.
+        images_per_s_steady: The same from when each process had finished a unit to the last one, those not counted.
         stages: Seconds of ``scoring`` (with the start of Ray), ``verify`` and ``publish``.
         seconds: Wall time of the command's work.
         units: Units in the plan, and how many of them an earlier run had finished.
@@ -178,7 +178,7 @@ def _work(
     )
     pace = Pace()
     left = [unit for unit in plan.units if ledger.of(unit.name) is None]
-    for receipt in _score(config, left, desk, resolved, console):
+    for receipt in _score(config, left, desk, resolved, pace, console):
         ledger.add(receipt)
         pace.unit(receipt.rows)
     pace.stage("scoring")
@@ -219,7 +219,7 @@ def _scored_at(staging: str, plan: Plan, config: ScoreConfig) -> dt.datetime:
 
 
 def _score(
-    config: ScoreConfig, units: Sequence[Unit], desk: Desk, resolved: Resolved, console: Console
+    config: ScoreConfig, units: Sequence[Unit], desk: Desk, resolved: Resolved, pace: Pace, console: Console
 ) -> Iterator[Receipt]:
     if not units:
         return
@@ -232,7 +232,7 @@ def _score(
     needs = Needs(processes, config.engine.threads_per_process, key="engine.num_processes")
     rows, total = 0, sum(unit.rows for unit in units)
     with session(needs, console):
-        processes = job.num_processes(config.engine, len(units), cpus_available())
+        pace.processes = processes = job.num_processes(config.engine, len(units), cpus_available())
         for receipt in job.run(units, desk, graph, config.engine, processes):
             rows += receipt.rows + len(receipt.refused)
             console.advance("scoring", rows, total, "rows")

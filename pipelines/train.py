@@ -26,9 +26,9 @@ from cnnjob.tracking.sender import MetricSender
 from cnnjob.tracking.server import Server, connect
 from cnnjob.training import driver, journal
 from cnnjob.training.evaluation import from_plain
-from cnnjob.training.feed import check_cache
+from cnnjob.training.feed import FeedChoice, feed_of
 from cnnjob.training.observations import observations
-from cnnjob.training.order import num_steps, rank_range
+from cnnjob.training.order import num_steps
 from cnnjob.training.state import RunState, computing_config, open_run, save_run
 from cnnjob.training.worker import TrainJob
 from cnnjob.versions import git_commit
@@ -58,6 +58,7 @@ class TrainResult:
             ``workers``, ``rows``, ``first_step``.
         parity: Largest difference of a probability between the graph and the net.
         tracking_uri: Where MLflow has it.
+        feed: How workers got their rows, ``in memory`` or ``streamed``: ``kind`` and ``reason``.
         created: False where there was nothing left to do.
     """
 
@@ -70,6 +71,7 @@ class TrainResult:
     seconds_to_first_step: float
     parity: float
     tracking_uri: str
+    feed: dict[str, str] = dataclasses.field(default_factory=dict)
     start: dict[str, float] = dataclasses.field(default_factory=dict)
     created: bool = True
 
@@ -84,20 +86,21 @@ def run(config: TrainConfig, console: Console) -> TrainResult:
     state = open_run(run_folder, config, manifest.fingerprint)
     if state is not None and state.result is not None:
         return TrainResult(**{**state.result, "created": False})
-    _check_memory(config, manifest)
+    feed = feed_of(config, manifest)
     with session(_needs(config), console):
         marks["ray"] = time.time() - began
         server = connect(config.tracking.uri, create=True)
         if state is not None and runs.resume_run(server, state.run_id):
             console.note(f"Run {config.name} goes on in {run_folder}")
         else:
-            state = _begin(server, config, manifest, run_folder)
+            state = _begin(server, config, manifest, run_folder, feed)
         marks["mlflow"] = time.time() - began
         threads = driver.threads_of(config.cpus_per_worker)
         job = TrainJob(config, manifest, net, run_folder, state.run_id, threads, began, marks, uuid.uuid4().hex)
         with _told_to_mlflow(server, state.run_id):
+            console.note(f"Feed: {feed.kind}; {feed.reason}")
             entries = _train(job, server, console)
-            result = _finish(job, server, entries)
+            result = _finish(job, server, entries, feed)
     save_run(run_folder, dataclasses.replace(state, result=dataclasses.asdict(result)))
     runs.end_run(server, state.run_id, "FINISHED")
     return result
@@ -136,20 +139,18 @@ def _needs(config: TrainConfig) -> Needs:
     return Needs(processes=config.num_workers, cpus_per_process=config.cpus_per_worker, gpus=gpus)
 
 
-def _begin(server: Server, config: TrainConfig, manifest: Manifest, run_folder: str) -> RunState:
+def _begin(server: Server, config: TrainConfig, manifest: Manifest, run_folder: str, feed: FeedChoice) -> RunState:
     params = {**config.model_dump(mode="json"), "data_fingerprint": manifest.fingerprint}
-    tags = {"cnnjob.data_fingerprint": manifest.fingerprint, "mlflow.source.git.commit": git_commit() or ""}
+    tags = {
+        "cnnjob.data_fingerprint": manifest.fingerprint,
+        "mlflow.source.git.commit": git_commit() or "",
+        "cnnjob.feed": f"{feed.kind}; {feed.reason}",
+    }
     run_id = runs.start_run(server, config.tracking.experiment, config.name, params, tags)
     state = RunState(run_id, computing_config(config), manifest.fingerprint)
     save_run(run_folder, state)
     storage.write_bytes(storage.join(run_folder, "config.yaml"), dump_config(config).encode())
     return state
-
-
-def _check_memory(config: TrainConfig, manifest: Manifest) -> None:
-    """Each worker's rows fit into its memory budget; the first worker has the most."""
-    start, stop = rank_range(manifest.splits["train"].rows, config.global_batch_size, 0, config.num_workers)
-    check_cache(manifest, stop - start, config.cache_bytes_per_worker)
 
 
 def _train(job: TrainJob, server: Server, console: Console) -> list[dict[str, Any]]:
@@ -215,7 +216,7 @@ def _check_finite(job: TrainJob, events: list[dict[str, Any]]) -> None:
             )
 
 
-def _finish(job: TrainJob, server: Server, entries: list[dict[str, Any]]) -> TrainResult:
+def _finish(job: TrainJob, server: Server, entries: list[dict[str, Any]], feed: FeedChoice) -> TrainResult:
     kept = (*EPOCH_KEYS, "pause_s")
     epochs = [{key: entry[key] for key in kept} for entry in entries if entry["kind"] == journal.EPOCH]
     for epoch, observation in zip(epochs, observations(epochs), strict=True):
@@ -231,6 +232,7 @@ def _finish(job: TrainJob, server: Server, entries: list[dict[str, Any]]) -> Tra
         test=finished.test,
         seconds_to_first_step=entries[0]["marks"]["first_step"],
         start=entries[0]["marks"],
+        feed=dataclasses.asdict(feed),
         parity=finished.parity,
         tracking_uri=server.uri,
     )

@@ -30,7 +30,7 @@ from cnnjob.progress import Silent
 from cnnjob.schema import DATASET_FORMAT_VERSION, ID, SPLITS
 from cnnjob.scoring.plan import ScoringModel
 from cnnjob.training.checkpoint import Checkpoint, Progress
-from cnnjob.training.feed import Place, TrainingFeed
+from cnnjob.training.feed import Place, Run, TrainingFeed
 from cnnjob.training.loop import EpochSums, Trainer, train_epoch
 from cnnjob.training.metrics import Tally
 from cnnjob.training.optim import Average, learning_rate, make_optimizer, restore, set_learning_rate
@@ -193,14 +193,7 @@ class TrainingRun:
         """One epoch, 1 on."""
         config, manifest = self.config, self.dataset.manifest
         steps = num_steps(manifest.splits["train"].rows, config.global_batch_size)
-        feed = TrainingFeed(
-            self.dataset.path,
-            manifest,
-            Place(0, 1),
-            global_batch_size=config.global_batch_size,
-            seed=config.seed,
-            cache_bytes=config.cache_bytes_per_worker,
-        )
+        feed = TrainingFeed(Run(self.dataset.path, manifest, Place(0, 1), config.global_batch_size, config.seed))
 
         def before(step: int) -> None:
             rate = learning_rate(config.optimizer, step, steps * config.num_epochs)

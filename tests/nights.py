@@ -98,7 +98,7 @@ def score_here(work: Work, date: dt.date = DATE) -> ScoreResult:
     """Score in this process."""
     resolved = Resolved("digits", work.version, read_bundle(Path(work.bundle), expected_digest=None, where="model"))
 
-    def loop(config: Any, units: Any, desk: Any, resolved: Any, _: Any) -> Iterator[Receipt]:
+    def loop(config: Any, units: Any, desk: Any, resolved: Any, *_: Any) -> Iterator[Receipt]:
         engine = Engine(resolved.bundle.files[ONNX], threads=1, batch_size=64)
         return (do_unit(unit, desk, engine) for unit in units)
 

@@ -143,7 +143,8 @@ class TrainConfig(Config):
     """Compile the net with torch.compile, on GPUs: on CPUs it makes training slower."""
 
     cache_bytes_per_worker: int = Field(default=2_000_000_000, ge=1)
-    """Memory a worker may spend on its rows, kept as uint8, in bytes."""
+    """Memory a worker may spend on rows, as uint8, in bytes. Where they take more they are streamed, to the same
+    weights."""
 
     max_failures: int = Field(default=3, ge=0, le=1000)
     """How often a group of workers that lost one, or has one that hangs, is started again before the run fails."""

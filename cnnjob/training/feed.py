@@ -1,20 +1,24 @@
-"""Rows to batches: a rank reads its row groups once, keeps them as uint8, and shuffles by index.
+"""Rows to batches: a rank's rows in memory as uint8 and shuffled by index, or streamed where they do not fit.
 
-Packed shards are read in the worker with pyarrow: the fastest way measured, and it works when workers hold every
-CPU (DESIGN.md, "Feeding"). Normalization is the model's, on its device: uint8 is a quarter of the bytes.
+Shards are read in the worker with pyarrow: the fastest way measured, and it works when workers hold every CPU
+(DESIGN.md, "Feeding"). Normalization is the model's, on its device: uint8 is a quarter of the bytes. Both feeds give
+the same batches, so the memory budget changes no weight.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
 
+from cnnjob.config.prepare import ShardsConfig
+from cnnjob.config.train import TrainConfig
 from cnnjob.data.manifest import Manifest
 from cnnjob.data.rows import read_rows
 from cnnjob.errors import ResourceError
-from cnnjob.training.order import epoch_order, rank_range, share, step_slices
+from cnnjob.training.order import WINDOW_BYTES, Block, blocks, epoch_order, rank_range, share, step_slices
 
 
 @dataclass(frozen=True)
@@ -40,29 +44,74 @@ class Place:
     world_size: int
 
 
-class TrainingFeed:
-    """The training rows of a rank, in memory."""
-
-    def __init__(
-        self, dataset: str, manifest: Manifest, place: Place, *, global_batch_size: int, seed: int, cache_bytes: int
-    ) -> None:
-        split = manifest.splits["train"]
-        start, stop = rank_range(split.rows, global_batch_size, place.rank, place.world_size)
-        check_cache(manifest, stop - start, cache_bytes)
-        self._images, self._labels = _tensors(dataset, manifest, "train", start, stop)
-        self._num_rows = split.rows
-        self._global_batch_size = global_batch_size
-        self._place = place
-        self._seed = seed
+class Feed(Protocol):
+    """The training rows of a rank."""
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, from step ``first_step`` (0 on); as many on every rank."""
-        order = epoch_order(len(self._labels), seed=self._seed, epoch=epoch, rank=self._place.rank)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A rank's rows of the training split, and how they are gone through.
+
+    Attributes:
+        dataset: The data set.
+        manifest: Its manifest.
+        place: The rank.
+        global_batch_size: Rows of a step over all ranks.
+        seed: The run's.
+    """
+
+    dataset: str
+    manifest: Manifest
+    place: Place
+    global_batch_size: int
+    seed: int
+
+    @property
+    def range(self) -> tuple[int, int]:
+        """Its rows in the split, ``start`` to ``stop`` (exclusive)."""
+        rows = self.manifest.splits["train"].rows
+        return rank_range(rows, self.global_batch_size, self.place.rank, self.place.world_size)
+
+    @property
+    def blocks(self) -> list[Block]:
+        """Its row groups."""
+        shards = self.manifest.splits["train"].shards
+        return blocks([shard.rows for shard in shards], rows_per_group(self.manifest), *self.range)
+
+    def steps(self, first_step: int) -> Iterator[tuple[slice, int]]:
+        """Which part of an epoch's order each step takes, and its rows over all ranks."""
+        rows, place = self.manifest.splits["train"].rows, self.place
+        return islice(step_slices(rows, self.global_batch_size, place.rank, place.world_size), first_step, None)
+
+
+class TrainingFeed:
+    """The training rows of a rank, in memory."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        # Each row is one piece of memory, so a batch is gathered row by row and not pixel by pixel.
+        images, self._labels = _tensors(run.dataset, run.manifest, "train", *run.range)
+        self._shape = images.shape[1:]
+        self._rows = images.permute(0, 2, 3, 1).reshape(len(images), _row_bytes(run.manifest))
+
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch, from step ``first_step`` (0 on); as many on every rank."""
+        run = self._run
+        order = epoch_order(
+            len(self._labels),
+            seed=run.seed,
+            epoch=epoch,
+            rank=run.place.rank,
+            parts=run.blocks,
+            window_rows=window_rows(run.manifest),
+        )
         indices = torch.from_numpy(order)
-        slices = step_slices(self._num_rows, self._global_batch_size, self._place.rank, self._place.world_size)
-        for part, global_rows in islice(slices, first_step, None):
+        for part, global_rows in run.steps(first_step):
             chosen = indices[part]
-            yield Batch(self._images[chosen], self._labels[chosen], global_rows)
+            yield Batch(as_images(self._rows[chosen], self._shape), self._labels[chosen], global_rows)
 
 
 class EvaluationFeed:
@@ -72,33 +121,104 @@ class EvaluationFeed:
         first_row: Number of its first row in the split.
     """
 
-    def __init__(self, dataset: str, manifest: Manifest, split: str, place: Place, *, batch_size: int) -> None:
+    def __init__(
+        self, dataset: str, manifest: Manifest, split: str, place: Place, *, batch_size: int, keep: bool = True
+    ) -> None:
         rows = manifest.splits[split].rows
         self.first_row = sum(share(rows, lower, place.world_size) for lower in range(place.rank))
-        stop = self.first_row + share(rows, place.rank, place.world_size)
-        self._images, self._labels = _tensors(dataset, manifest, split, self.first_row, stop)
+        self._stop = self.first_row + share(rows, place.rank, place.world_size)
+        self._source = (dataset, manifest, split)
         self._batch_size = batch_size
+        self._kept = _tensors(*self._source, self.first_row, self._stop) if keep else None
 
     def batches(self) -> Iterator[Batch]:
-        """All rows of the part, in order."""
-        for start in range(0, len(self._labels), self._batch_size):
-            part = slice(start, start + self._batch_size)
-            labels = self._labels[part]
-            yield Batch(self._images[part], labels, len(labels))
+        """All rows of the part, in order; read again each time where they are not kept."""
+        for images, labels in self._pieces():
+            for start in range(0, len(labels), self._batch_size):
+                part = slice(start, start + self._batch_size)
+                yield Batch(images[part], labels[part], len(labels[part]))
+
+    def _pieces(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        if self._kept is not None:
+            yield self._kept
+            return
+        rows = max(self._batch_size, window_rows(self._source[1]) // self._batch_size * self._batch_size)
+        for start in range(self.first_row, self._stop, rows):
+            yield _tensors(*self._source, start, min(start + rows, self._stop))
 
 
-def check_cache(manifest: Manifest, rows: int, cache_bytes: int) -> None:
-    """Compare a worker's rows with its memory budget.
+@dataclass(frozen=True)
+class FeedChoice:
+    """How the workers of a run get their rows.
+
+    Attributes:
+        kind: ``in memory`` or ``streamed``.
+        reason: For people, with the arithmetic.
+    """
+
+    kind: Literal["in memory", "streamed"]
+    reason: str
+
+
+def feed_of(config: TrainConfig, manifest: Manifest) -> FeedChoice:
+    """How the workers of a run get their rows: alike, by the worker that has the most.
 
     Raises:
-        ResourceError: They do not fit; with the arithmetic.
+        ResourceError: They get them in no way; with the arithmetic.
     """
-    row_bytes = int(np.prod(manifest.image.shape))
-    if rows * row_bytes > cache_bytes:
+    start, stop = rank_range(manifest.splits["train"].rows, config.global_batch_size, 0, config.num_workers)
+    validation = share(manifest.splits["val"].rows, 0, config.num_workers)
+    return choose_feed(manifest, stop - start, validation, config.cache_bytes_per_worker)
+
+
+def choose_feed(manifest: Manifest, rows: int, validation_rows: int, budget: int) -> FeedChoice:
+    """In memory where a worker's rows fit its budget, else streamed.
+
+    Args:
+        manifest: The data set's.
+        rows: Training rows of the worker that has the most.
+        validation_rows: The same of the validation split.
+        budget: Bytes that a worker may spend on rows.
+
+    Raises:
+        ResourceError: Not even two windows fit; with the arithmetic.
+    """
+    row_bytes = _row_bytes(manifest)
+    needed = (rows + validation_rows) * row_bytes
+    told = f"{rows + validation_rows:,} rows x {row_bytes:,} bytes = {needed / 1e6:,.1f} MB a worker"
+    if needed <= budget:
+        return FeedChoice("in memory", f"{told}, within cache_bytes_per_worker, {budget / 1e6:,.1f} MB")
+    # The rows of a window and of the one being read, and a row group as Parquet gives it.
+    least = (2 * max(window_rows(manifest), rows_per_group(manifest)) + rows_per_group(manifest)) * row_bytes
+    if least > budget:
         raise ResourceError(
-            f"a worker's {rows:,} rows of {row_bytes:,} bytes take {rows * row_bytes:,} bytes, and "
-            f"cache_bytes_per_worker is {cache_bytes:,}; raise it, or use more workers."
+            f"a worker's {told.removesuffix(' a worker')}, more than cache_bytes_per_worker, {budget:,} bytes; and "
+            f"streaming them takes {least:,} bytes. Raise cache_bytes_per_worker to that, or prepare the data set with "
+            f"a smaller shards.rows_per_group."
         )
+    return FeedChoice(
+        "streamed", f"{told}, more than cache_bytes_per_worker, {budget / 1e6:,.1f} MB; {least / 1e6:,.1f} MB are held"
+    )
+
+
+def window_rows(manifest: Manifest) -> int:
+    """Rows of a window."""
+    return max(1, WINDOW_BYTES // _row_bytes(manifest))
+
+
+def rows_per_group(manifest: Manifest) -> int:
+    """Rows of a row group, as the data set was prepared."""
+    return ShardsConfig(**manifest.config.get("shards", {})).rows_per_group
+
+
+def as_images(rows: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    """Rows of H x W x C bytes as images N x C x H x W, channels_last."""
+    channels, height, width = shape
+    return rows.view(len(rows), height, width, channels).permute(0, 3, 1, 2)
+
+
+def _row_bytes(manifest: Manifest) -> int:
+    return int(np.prod(manifest.image.shape))
 
 
 def _tensors(dataset: str, manifest: Manifest, split: str, start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,13 +1,38 @@
-"""Which rows a rank reads, and in which order: a function of (rows, batch size, seed, epoch, rank, world size).
+"""Which rows a rank reads, and in which order: a function of (manifest, batch size, seed, epoch, rank, world size).
 
 Rows lie in the shards in random order already (``data.split.place_of``), so a rank may keep one run of rows for
 the whole job and shuffle within it. The runs are cut so that every step but the last takes exactly the global
 batch over all ranks, and the last takes what is left, spread as evenly as it goes.
+
+Within an epoch a rank goes through windows: blocks of rows that are read together, drawn at random, as many as fit into
+``WINDOW_BYTES``; rows are shuffled within a window. Whoever keeps all rows in memory and whoever holds two windows see
+the same order. A rank whose rows fit one window shuffles all of them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
+
+WINDOW_BYTES = 16_000_000
+"""Of pixels. It is no setting: the order, and with it the weights, would depend on it."""
+
+Block = tuple[int, int]
+"""Rows ``start`` to ``stop`` (exclusive) of a rank's own rows, counted from its first."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """Rows that are in memory together.
+
+    Attributes:
+        blocks: In the order in which they are put one after another.
+        order: Of the rows, as they lie then, the order in which they are taken.
+    """
+
+    blocks: tuple[Block, ...]
+    order: np.ndarray
 
 
 def num_steps(num_rows: int, global_batch_size: int) -> int:
@@ -39,9 +64,74 @@ def rank_range(num_rows: int, global_batch_size: int, rank: int, world_size: int
     return start, start + rows(rank)
 
 
-def epoch_order(count: int, *, seed: int, epoch: int, rank: int) -> np.ndarray:
-    """A permutation of a rank's ``count`` rows for one epoch: PCG64 seeded by (seed, epoch, rank)."""
-    return np.random.Generator(np.random.PCG64([seed, epoch, rank])).permutation(count)
+def blocks(shard_rows: Sequence[int], rows_per_group: int, start: int, stop: int) -> list[Block]:
+    """The row groups of a split, cut to the rows ``start`` to ``stop`` (exclusive), counted from ``start``.
+
+    Args:
+        shard_rows: Rows of each shard of the split.
+        rows_per_group: Rows of each row group but a shard's last.
+        start: First row of the run in the split.
+        stop: Behind its last.
+    """
+    found, first = [], 0
+    for rows in shard_rows:
+        cuts = [first + cut for cut in (*range(0, rows, rows_per_group), rows)]
+        for low, high in pairwise(max(start, min(stop, cut)) for cut in cuts):
+            if low < high:
+                found.append((low - start, high - start))
+        first += rows
+    return found
+
+
+def windows(parts: Sequence[Block], window_rows: int, *, seed: int, epoch: int, rank: int) -> Iterator[Window]:
+    """A rank's epoch: windows in order, drawn from PCG64 seeded by (seed, epoch, rank).
+
+    Args:
+        parts: The rank's blocks.
+        window_rows: Rows of a window, at most; a larger block is a window of its own.
+        seed: The run's.
+        epoch: 1 on.
+        rank: The rank.
+    """
+    draw = np.random.Generator(np.random.PCG64([seed, epoch, rank]))
+    sizes = [stop - start for start, stop in parts]
+    if sum(sizes) <= window_rows:
+        yield Window(tuple(parts), draw.permutation(sum(sizes)))
+        return
+    taken: list[int] = []
+    for block in draw.permutation(len(parts)).tolist():
+        if taken and sum(sizes[each] for each in taken) + sizes[block] > window_rows:
+            yield _window(parts, taken, draw)
+            taken = []
+        taken.append(block)
+    yield _window(parts, taken, draw)
+
+
+def _window(parts: Sequence[Block], taken: Sequence[int], draw: np.random.Generator) -> Window:
+    chosen = tuple(parts[block] for block in taken)
+    return Window(chosen, draw.permutation(sum(stop - start for start, stop in chosen)))
+
+
+def epoch_order(
+    count: int,
+    *,
+    seed: int,
+    epoch: int,
+    rank: int,
+    parts: Sequence[Block] | None = None,
+    window_rows: int | None = None,
+) -> np.ndarray:
+    """A permutation of a rank's ``count`` rows for one epoch; see ``windows``. Without blocks: all in one window."""
+    given = [(0, count)] if parts is None else parts
+    rows = max(1, count) if window_rows is None else window_rows
+    found = [_rows(window) for window in windows(given, rows, seed=seed, epoch=epoch, rank=rank)]
+    return np.concatenate(found)
+
+
+def _rows(window: Window) -> np.ndarray:
+    """The rows of a window as they are taken, counted from the rank's first."""
+    lying = [np.arange(start, stop) for start, stop in window.blocks]
+    return np.concatenate(lying)[window.order] if lying else window.order
 
 
 def step_slices(num_rows: int, global_batch_size: int, rank: int, world_size: int) -> Iterator[tuple[slice, int]]:

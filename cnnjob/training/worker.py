@@ -22,7 +22,7 @@ from cnnjob.training import journal
 from cnnjob.training.augment import augmented
 from cnnjob.training.checkpoint import Checkpoint, Progress
 from cnnjob.training.evaluation import merge_evaluations, to_plain
-from cnnjob.training.feed import EvaluationFeed, TrainingFeed
+from cnnjob.training.feed import EvaluationFeed, Feed, Run, TrainingFeed, feed_of
 from cnnjob.training.group import Agreement, Group, gather
 from cnnjob.training.learner import Learner
 from cnnjob.training.loop import EpochSums, Loss, NotFiniteError, Trainer, evaluate, examine, train_epoch
@@ -30,6 +30,7 @@ from cnnjob.training.metrics import Tally, merge
 from cnnjob.training.optim import class_weights
 from cnnjob.training.order import is_stuck, num_steps
 from cnnjob.training.stop import watch
+from cnnjob.training.stream import StreamingFeed
 
 EVALUATION_BATCH = 512
 
@@ -73,6 +74,7 @@ class Worker:
         self.group = group
         self.place = group.place
         self.classes = job.net.num_classes
+        self.keeps_rows = feed_of(job.config, job.manifest).kind == "in memory"
         self.steps = num_steps(job.manifest.splits["train"].rows, job.config.global_batch_size)
         self.learner = Learner(job.config, job.net, job.manifest, group)
         self.progress = Progress(0, 0, 0, 0.0, 0.0, job.run_id, job.manifest.fingerprint)
@@ -86,14 +88,8 @@ class Worker:
         """Train to the last epoch, evaluate the best weights on the test split, and report all of it."""
         self._restore()
         config = self.job.config
-        feed = TrainingFeed(
-            config.dataset,
-            self.job.manifest,
-            self.place,
-            global_batch_size=config.global_batch_size,
-            seed=config.seed,
-            cache_bytes=config.cache_bytes_per_worker,
-        )
+        run = Run(config.dataset, self.job.manifest, self.place, config.global_batch_size, config.seed)
+        feed: Feed = TrainingFeed(run) if self.keeps_rows else StreamingFeed(run)
         validation = self._evaluation("val")
         self.marks["rows"] = time.time() - self.job.began
         with watch(self.job.run_folder, self.job.attempt) as asked:
@@ -119,7 +115,7 @@ class Worker:
         progress = self.progress
         return is_stuck(progress.epoch, progress.best_epoch, self.job.config.early_stopping_epochs)
 
-    def _epoch(self, feed: TrainingFeed, validation: EvaluationFeed, should_stop: Callable[[], bool]) -> bool:
+    def _epoch(self, feed: Feed, validation: EvaluationFeed, should_stop: Callable[[], bool]) -> bool:
         """Train what is left of an epoch, and validate. False where the run ends here: stopped, or not finite."""
         epoch, first_step = self.progress.epoch + 1, self.progress.step
         try:
@@ -146,7 +142,7 @@ class Worker:
         self._report(entry)
         return True
 
-    def _train(self, feed: TrainingFeed, epoch: int, first_step: int, should_stop: Callable[[], bool]) -> EpochSums:
+    def _train(self, feed: Feed, epoch: int, first_step: int, should_stop: Callable[[], bool]) -> EpochSums:
         config, seed, rank = self.job.config, self.job.config.seed, self.place.rank
         before_epoch = (epoch - 1) * self.steps
         learner = self.learner
@@ -194,7 +190,13 @@ class Worker:
 
     def _evaluation(self, split: str) -> EvaluationFeed:
         return EvaluationFeed(
-            self.job.config.dataset, self.job.manifest, split, self.place, batch_size=EVALUATION_BATCH
+            self.job.config.dataset,
+            self.job.manifest,
+            split,
+            self.place,
+            batch_size=EVALUATION_BATCH,
+            # The test split is gone through once.
+            keep=self.keeps_rows and split != "test",
         )
 
     def _validate(self, feed: EvaluationFeed, epoch: int) -> Tally:

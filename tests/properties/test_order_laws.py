@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cnnjob.training.order import epoch_order, num_steps, rank_range, share, step_slices
+from cnnjob.training.order import blocks, epoch_order, num_steps, rank_range, share, step_slices, windows
 
 rows = st.integers(0, 3000)
 worlds = st.integers(1, 17)
@@ -99,3 +99,26 @@ def test_epochs_and_ranks_differ(count, seed, epoch):
     others = [{"seed": seed, "epoch": epoch + 1, "rank": 0}, {"seed": seed, "epoch": epoch, "rank": 1}]
     others.append({"seed": (seed + 1) % 2**63, "epoch": epoch, "rank": 0})
     assert not any(np.array_equal(order, epoch_order(count, **other)) for other in others)
+
+
+@given(st.lists(st.integers(0, 300), max_size=6), st.integers(1, 80), batches, worlds, st.integers(1, 400))
+def test_windows_cover_every_row_once(shard_rows, rows_per_group, batch, world_size, window_rows):
+    """At any size of shards, row groups and windows a rank takes each of its rows once in an epoch."""
+    for rank in range(world_size):
+        start, stop = rank_range(sum(shard_rows), batch, rank, world_size)
+        parts = blocks(shard_rows, rows_per_group, start, stop)
+        assert [row for low, high in parts for row in range(low, high)] == list(range(stop - start))
+        order = epoch_order(stop - start, seed=3, epoch=2, rank=rank, parts=parts, window_rows=window_rows)
+        assert np.array_equal(np.sort(order), np.arange(stop - start))
+
+
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=6), st.integers(1, 80), st.integers(1, 400))
+def test_windows_are_as_large_as_allowed(shard_rows, rows_per_group, window_rows):
+    """A window has no more rows than asked for, unless it is one block; where all rows fit there is one window."""
+    parts = blocks(shard_rows, rows_per_group, 0, sum(shard_rows))
+    found = list(windows(parts, window_rows, seed=1, epoch=1, rank=0))
+    assert all(len(window.order) <= window_rows or len(window.blocks) == 1 for window in found)
+    assert all(len(window.order) == sum(stop - start for start, stop in window.blocks) for window in found)
+    if sum(shard_rows) <= window_rows:
+        assert len(found) == 1
+        assert np.array_equal(found[0].order, epoch_order(sum(shard_rows), seed=1, epoch=1, rank=0))

@@ -1,10 +1,20 @@
+import threading
+import time
+
 import numpy as np
 import pytest
 import torch
 
-from cnnjob.errors import ResourceError
-from cnnjob.training.feed import EvaluationFeed, Place, TrainingFeed, check_cache
+from cnnjob.data import rows as rows_module
+from cnnjob.data.rows import read_span, spans
+from cnnjob.errors import IntegrityError, ResourceError
+from cnnjob.training import checkpoint, feed, journal, stream
+from cnnjob.training.feed import EvaluationFeed, Place, Run, TrainingFeed, choose_feed, feed_of
+from cnnjob.training.order import WINDOW_BYTES
+from cnnjob.training.stream import StreamingFeed
+from cnnjob.training.worker import Worker
 from tests.helpers import manifest_of, rows_of, training_rows
+from tests.workers import BareGroup, Ended, job_of
 
 ROWS = 23
 
@@ -14,10 +24,12 @@ def dataset(tmp_path_factory):
     return training_rows(tmp_path_factory.mktemp("feed") / "set", ROWS)
 
 
-def training_feed(dataset, rank, world_size, *, seed=0, batch=8, cache_bytes=10**9):
-    place = Place(rank, world_size)
-    options = {"global_batch_size": batch, "seed": seed, "cache_bytes": cache_bytes}
-    return TrainingFeed(dataset.path, dataset.manifest, place, **options)
+def run_of(dataset, rank, world_size, *, seed=0, batch=8):
+    return Run(dataset.path, dataset.manifest, Place(rank, world_size), batch, seed)
+
+
+def training_feed(dataset, rank, world_size, **options):
+    return TrainingFeed(run_of(dataset, rank, world_size, **options))
 
 
 def fingerprints(batches) -> list[tuple[bytes, int]]:
@@ -79,14 +91,91 @@ def test_batches_are_uint8_channels_last(dataset):
     assert batch.images.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_rows_beyond_the_budget_are_refused_before_reading():
-    """Rows that do not fit the worker's memory are refused with the arithmetic, before a file is opened."""
-    manifest = manifest_of([100], split="train")
-    check_cache(manifest, 100, 100 * 192)
-    with pytest.raises(ResourceError, match="19,200"):
-        check_cache(manifest, 100, 100 * 192 - 1)
-    with pytest.raises(ResourceError):
-        TrainingFeed("/nowhere", manifest, Place(0, 1), global_batch_size=8, seed=0, cache_bytes=1)
+def test_rows_are_kept_where_they_fit():
+    """Rows of training and validation are kept where together they fit the budget, to the byte."""
+    shard_manifest = manifest_of([100], split="train")
+    assert choose_feed(shard_manifest, 90, 10, 100 * 192).kind == "in memory"
+    with pytest.raises(ResourceError, match="19,199 bytes; and streaming them takes"):
+        choose_feed(shard_manifest, 90, 10, 100 * 192 - 1)
+
+
+def test_a_budget_below_two_windows_is_refused():
+    """What streaming holds is two windows and a row group: a budget that has no room for them is refused with both."""
+    manifest = manifest_of([10**6], split="train")
+    least = (2 * (WINDOW_BYTES // 192) + 2048) * 192
+    assert choose_feed(manifest, 10**6, 0, least).kind == "streamed"
+    with pytest.raises(ResourceError, match=f"takes {least:,} bytes. Raise cache_bytes_per_worker"):
+        choose_feed(manifest, 10**6, 0, least - 1)
+
+
+@pytest.fixture
+def small_windows(monkeypatch):
+    """Windows of five rows of 8 x 8 pixels, on row groups of two: a small data set has many."""
+    monkeypatch.setattr(feed, "WINDOW_BYTES", 5 * 192)
+    monkeypatch.setattr(feed, "rows_per_group", lambda _: 2)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 9, 30])
+@pytest.mark.parametrize("batch", [1, 4, 8, 23, 40])
+def test_streamed_batches_are_those_of_memory(dataset, small_windows, world_size, batch):
+    """From any step on, streamed batches are those of the rows in memory, to the bit: labels, rows and layout."""
+    for rank in range(world_size):
+        run = run_of(dataset, rank, world_size, batch=batch)
+        kept, streamed = TrainingFeed(run), StreamingFeed(run)
+        for epoch, first_step in ((1, 0), (2, 0), (2, 1), (2, 3), (2, 99)):
+            batches = zip(kept.epoch(epoch, first_step), streamed.epoch(epoch, first_step), strict=True)
+            for one, other in batches:
+                assert torch.equal(one.images, other.images)
+                assert torch.equal(one.labels, other.labels)
+                assert one.global_rows == other.global_rows
+                assert one.images.stride() == other.images.stride()
+
+
+def test_nothing_is_read_twice_and_nothing_before_the_step(dataset, small_windows, monkeypatch):
+    """A streamed epoch reads each row once; an epoch that goes on reads only the windows that are left."""
+    read = []
+    monkeypatch.setattr(
+        stream, "spans", lambda split, start, stop: read.extend(range(start, stop)) or spans(split, start, stop)
+    )
+    list(StreamingFeed(run_of(dataset, 0, 1)).epoch(1))
+    assert sorted(read) == list(range(ROWS))
+    whole = list(read)
+    read.clear()
+    list(StreamingFeed(run_of(dataset, 0, 1)).epoch(1, 2))
+    assert 0 < len(read) <= ROWS - 16 + 5
+    assert read == whole[-len(read) :]
+
+
+def test_two_windows_are_held(dataset, small_windows, monkeypatch):
+    """While a window is trained on one is read, and no more until the first is used up."""
+    begun = []
+    original = StreamingFeed._read
+    monkeypatch.setattr(StreamingFeed, "_read", lambda self, window: begun.append(1) or original(self, window))
+    batches = StreamingFeed(run_of(dataset, 0, 1, batch=2)).epoch(1)
+    next(batches)
+    time.sleep(0.1)
+    assert len(begun) == 2
+    batches.close()
+    assert not [thread for thread in threading.enumerate() if thread.name == "read ahead"]
+
+
+def test_what_reading_raises_arrives(dataset, small_windows, monkeypatch):
+    """An error of the thread is raised where the rows are waited for, as it is, and the thread ends."""
+    monkeypatch.setattr(StreamingFeed, "_read", lambda *_: (_ for _ in ()).throw(IntegrityError("gone")))
+    with pytest.raises(IntegrityError, match="gone"):
+        list(StreamingFeed(run_of(dataset, 0, 1)).epoch(1))
+    assert not [thread for thread in threading.enumerate() if thread.name == "read ahead"]
+
+
+def test_evaluation_is_the_same_where_nothing_is_kept(dataset, small_windows):
+    """Batches of a split that is read anew each time are those of one that is kept."""
+    kept, read = (
+        EvaluationFeed(dataset.path, dataset.manifest, "train", Place(1, 2), batch_size=3, keep=keep)
+        for keep in (True, False)
+    )
+    pairs = list(zip(kept.batches(), read.batches(), strict=True))
+    assert all(torch.equal(one.images, other.images) and torch.equal(one.labels, other.labels) for one, other in pairs)
+    assert len(pairs) == 4
 
 
 def test_labels_stay_with_their_images(dataset):
@@ -95,3 +184,27 @@ def test_labels_stay_with_their_images(dataset):
     label_of = {image.tobytes(): int(label) for image, label in zip(rows.images, rows.labels, strict=True)}
     assert all(label_of[image] == label for image, label in fingerprints(training_feed(dataset, 0, 1).epoch(3)))
     assert len(np.unique(rows.labels)) > 1
+
+
+def test_the_budget_changes_no_weight(dataset, small_windows, tmp_path):
+    """A run that streams its rows, validation included, leaves the bits of one that keeps them."""
+    ended = []
+    for name, budget in (("kept", 10**9), ("streamed", 4_000)):
+        job = job_of(dataset, tmp_path / name, num_epochs=3, num_workers=1, cache_bytes_per_worker=budget)
+        assert feed_of(job.config, job.manifest).kind == {"kept": "in memory"}.get(name, name)
+        Worker(job, BareGroup(Place(0, 1), job.run_folder)).run()
+        found, _ = checkpoint.latest(job.run_folder)
+        assert found is not None
+        ended.append(Ended(1, found, list(journal.read(job.run_folder, set()))))
+    assert ended[0].same_as(ended[1])
+
+
+def test_a_ranks_rows_are_read_once(dataset, monkeypatch):
+    """Over all epochs the ranks together read each row group they keep once, but for those cut between two ranks."""
+    read = []
+    monkeypatch.setattr(rows_module, "read_span", lambda *given: read.append(given[1]) or read_span(*given))
+    for rank in (0, 1):
+        feed_of_rank = training_feed(dataset, rank, 2)
+        for epoch in (1, 2, 3):
+            list(feed_of_rank.epoch(epoch))
+    assert sum(span.stop - span.start for span in read) == ROWS

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from cnnjob.config.train import OptimizerConfig
 from cnnjob.models.cnn import build
 from cnnjob.training import checkpoint
-from cnnjob.training.feed import EvaluationFeed, Place, TrainingFeed
+from cnnjob.training.feed import EvaluationFeed, Place, Run, TrainingFeed
 from cnnjob.training.loop import Loss, NotFiniteError, Trainer, evaluate, train_epoch
 from cnnjob.training.metrics import Tally, merge
 from tests.helpers import TrainingRun, small_net, train_config, training_rows
@@ -34,8 +34,7 @@ def classifier(dataset):
 
 
 def feed(dataset, rank, world_size):
-    place = Place(rank, world_size)
-    return TrainingFeed(dataset.path, dataset.manifest, place, global_batch_size=BATCH, seed=0, cache_bytes=10**9)
+    return TrainingFeed(Run(dataset.path, dataset.manifest, Place(rank, world_size), BATCH, 0))
 
 
 def gradients_of_rank(model, dataset, rank, world_size) -> list[list[torch.Tensor]]:

@@ -1,0 +1,406 @@
+"""The product beside its peers and its roofs: `make bench`, or `make bench-quick` for a rough look.
+
+Each case is a whole command in a process of its own. Cases of a section take turns, round after round, so that what
+else the machine does hits all alike; a ratio is formed within a round, and told as the median of the rounds with half
+of the distance between the largest and the smallest. A ratio fails where it misses its bar by more than that. Writes a
+table, and ``bench.json`` beside the data. Nothing else should run meanwhile.
+
+    python -m tests.benchmarks.bench [--rounds 3] [--quick] [--only train score ...] [--folder work/bench]
+"""
+
+import argparse
+import json
+import operator
+import os
+import platform
+import shutil
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from tests.benchmarks.material import FILES, Material
+from tests.benchmarks.memory import watched
+
+Figures = dict[str, float]
+STEP_MFLOP = 9.6
+"""Of training on an image with the default net on 3 x 32 x 32: 3.5 forward, twice that backward, less the first
+convolution's gradient of its input."""
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A figure of the table: of one round's figures, and what it should be.
+
+    Attributes:
+        name: What it is.
+        of: From the figures of all cases of a round, by name.
+        bar: What it should be; None where it is only told.
+        at_most: The bar is a ceiling.
+    """
+
+    name: str
+    of: Callable[[dict[str, Figures]], float]
+    bar: float | None = None
+    at_most: bool = False
+
+
+@dataclass(frozen=True)
+class Section:
+    """Cases that take turns, and what is told of them."""
+
+    cases: dict[str, Callable[[], Figures]]
+    bars: Sequence[Bar]
+
+
+@dataclass
+class Row:
+    """A line of the table."""
+
+    section: str
+    name: str
+    bar: float | None
+    at_most: bool
+    values: list[float] = field(default_factory=list)
+
+    @property
+    def median(self) -> float:
+        """Over the rounds."""
+        return statistics.median(self.values)
+
+    @property
+    def noise(self) -> float:
+        """Half of the distance between the largest and the smallest."""
+        return (max(self.values) - min(self.values)) / 2
+
+    @property
+    def verdict(self) -> str:
+        """Whether it is what it should be, as far as the noise lets one say."""
+        if self.bar is None:
+            return ""
+        if (operator.le if self.at_most else operator.ge)(self.median, self.bar):
+            return "ok"
+        slack = -self.noise if self.at_most else self.noise
+        return "within noise" if (self.median + slack >= self.bar) != self.at_most else "FAILS"
+
+
+class Bench:
+    """All sections over one folder of material."""
+
+    def __init__(self, material: Material, *, quick: bool) -> None:
+        self.material = material
+        self.quick = quick
+        self.times = 1 if quick else 10
+        self.epochs = 2 if quick else 4
+
+    def section(self, name: str) -> Section:
+        """A section by its name."""
+        made: Section = getattr(self, f"_{name.replace('-', '_')}")()
+        return made
+
+    def _train(self, precision: str = "fp32") -> Section:
+        data, epochs = ["--dataset", str(self.material.fashion)], ["--epochs", str(self.epochs)]
+        peer = [*data, *epochs, "--precision", precision]
+        cases = {
+            "product": lambda: self._trained(precision),
+            "in memory": lambda: rate_of(peer_run("ddp_in_memory", *peer)),
+            "loader": lambda: rate_of(peer_run("ddp_dataloader", *peer)),
+            "docs": lambda: rate_of(peer_run("ray_train_docs", *peer)),
+            "docs, kept": lambda: rate_of(peer_run("ray_train_docs", *peer, "--materialize")),
+            "roof": lambda: {"gflops": run("tests.benchmarks.roofs", "matrix", precision)["rate"]},
+        }
+        if self.quick:
+            del cases["docs, kept"]
+        shares = [
+            Bar(f"share of the matrix peak: {name}", share_of(name), 0.6 if name == "product" else None)
+            for name in cases
+            if name != "roof"
+        ]
+        return Section(
+            cases,
+            [
+                Bar("images/s", lambda f: f["product"]["rate"]),
+                Bar("over DDP by hand, in memory", ratio("rate", "product", "in memory"), 1.2),
+                Bar("over DDP with a DataLoader", ratio("rate", "product", "loader"), 1.5),
+                Bar("over Ray Train as its guide shows", ratio("rate", "product", "docs"), 2.5),
+                *([] if self.quick else [Bar("over the same, kept", ratio("rate", "product", "docs, kept"))]),
+                Bar("pause between epochs, s", lambda f: f["product"]["pause_s"], 0.05, at_most=True),
+                *shares,
+            ],
+        )
+
+    def _train_bf16(self) -> Section:
+        return self._train("bf16")
+
+    def _start(self) -> Section:
+        cases = {"product": lambda: self._trained("bf16", num_epochs=1), "bare": lambda: started("bare_trainer")}
+        marks = ("imports", "ray", "mlflow", "workers", "rows", "first_step")
+        return Section(
+            cases,
+            [
+                Bar("to the first step beyond a bare trainer, s", difference("first_step", "product", "bare"), 5, True),
+                *(Bar(f"product: {mark} at, s", figure("product", mark)) for mark in marks),
+                *(
+                    Bar(f"bare: {mark} at, s", figure("bare", mark))
+                    for mark in ("imports", "ray", "workers", "first_step")
+                ),
+            ],
+        )
+
+    def _score(self) -> Section:
+        given, shards = self.material.rows(self.times), self.material.rows(self.times) / "train"
+        graph = ["--onnx", str(self.material.graph)]
+        packed = {"kind": "dataset", "uri": str(given), "split": "train"}
+        few = {**packed, "uri": str(self.material.rows(1))}
+        cases = {
+            "product": lambda: self._scored(packed),
+            "few rows": lambda: self._scored(few),
+            "one process": lambda: self._scored(few if self.quick else packed, num_processes=1),
+            "bare loop": lambda: {"rate": run("tests.benchmarks.roofs", "graph", str(self.material.graph))["rate"]},
+            "docs": lambda: self._inferred("--paths", str(shards)),
+            "docs, tuned": lambda: self._inferred("--paths", str(shards), "--channels-last"),
+            "docs, onnx": lambda: self._inferred("--paths", str(shards), "--engine", "onnx", *graph),
+        }
+        return Section(
+            cases,
+            [
+                Bar("rows", lambda f: f["product"]["rows"]),
+                Bar("images/s, steady", lambda f: f["product"]["steady"]),
+                Bar("steady over a bare loop", lambda f: f["product"]["steady"] / f["bare loop"]["rate"], 0.9),
+                Bar("steady over the guide's way", ratio("steady", "product", "docs"), 8),
+                Bar("wall time over the guide's way", ratio("seconds", "docs", "product"), None if self.quick else 6),
+                Bar("steady over the guide's way with ONNX Runtime", ratio("steady", "product", "docs, onnx"), 4),
+                Bar("steady over the guide's way, channels_last", ratio("steady", "product", "docs, tuned")),
+                Bar(
+                    "bare loop over the guide's way with ONNX Runtime",
+                    lambda f: f["bare loop"]["rate"] / f["docs, onnx"]["steady"],
+                ),
+                Bar("verify and publish, share", lambda f: f["product"]["after"] / f["product"]["seconds"], 0.03, True),
+                Bar("memory, all rows over 60,000", ratio("peak_mb", "product", "few rows"), 1.2, True),
+                Bar("memory, MB", lambda f: f["product"]["peak_mb"]),
+                Bar("two processes over one", ratio("steady", "few rows" if self.quick else "product", "one process")),
+            ],
+        )
+
+    def _encoded(self) -> Section:
+        folder, inside = self.material.files, self.material.inside_parquet
+        manifest = {"kind": "manifest", "uri": str(inside), "columns": {"id": "id", "image": "image"}}
+        cases = {
+            "files": lambda: self._scored({"kind": "folder", "uri": str(folder)}),
+            "inside": lambda: self._scored(manifest),
+            "read_images": lambda: self._inferred("--folder", str(folder)),
+            "bytes": lambda: self._inferred("--paths", str(inside), "--encoded"),
+            "decoding": lambda: {"rate": run("tests.benchmarks.roofs", "decoding", str(folder))["rate"]},
+            "bare loop": lambda: {"rate": run("tests.benchmarks.roofs", "graph", str(self.material.graph))["rate"]},
+        }
+
+        def both(f: dict[str, Figures]) -> float:
+            return 1 / (1 / f["decoding"]["rate"] + 1 / f["bare loop"]["rate"])
+
+        return Section(
+            cases,
+            [
+                Bar("files: images/s, steady", figure("files", "steady")),
+                Bar("files: steady over read_images", ratio("steady", "files", "read_images"), 3),
+                Bar("files: steady over decoding alone", lambda f: f["files"]["steady"] / f["decoding"]["rate"]),
+                Bar("files: steady over decoding and arithmetic", lambda f: f["files"]["steady"] / both(f)),
+                Bar("in Parquet: images/s, steady", figure("inside", "steady")),
+                Bar("in Parquet: steady over the guide's way", ratio("steady", "inside", "bytes"), 3),
+                Bar("in Parquet: steady over decoding alone", lambda f: f["inside"]["steady"] / f["decoding"]["rate"]),
+            ],
+        )
+
+    def _prepare(self) -> Section:
+        folder = self.material.files
+        cases = {
+            "files": lambda: self._prepared("files"),
+            "idx": lambda: self._prepared("idx"),
+            "ray": lambda: self._peer_prepared(folder),
+            "decoding": lambda: {"rate": run("tests.benchmarks.roofs", "decoding", str(folder))["rate"]},
+        }
+        return Section(
+            cases,
+            [
+                Bar("files: rows/s, whole command", figure("files", "rate")),
+                Bar("files: over read_images and write_parquet", ratio("rate", "files", "ray"), 3),
+                Bar("files: share of decoding alone", ratio("rate", "files", "decoding")),
+                Bar("idx: rows/s, whole command", figure("idx", "rate")),
+                Bar("idx: over read_images and write_parquet", ratio("rate", "idx", "ray"), 3),
+            ],
+        )
+
+    def _units(self) -> Section:
+        sizes = (1_000, 10_000) if self.quick else (1_000, 10_000, 100_000)
+        cases = {f"{size:,}": lambda size=size: handled(size) for size in sizes}
+        largest = f"{sizes[-1]:,}"
+        return Section(
+            cases,
+            [
+                Bar(f"{largest} units, s", figure(largest, "total_s"), 60, True),
+                Bar(f"{largest} units, driver's memory, MB", figure(largest, "memory_growth_mb"), 1000, True),
+                *(Bar(f"{name} units, microseconds a unit", figure(name, "us_per_unit")) for name in cases),
+            ],
+        )
+
+    def _trained(self, precision: str, **more: Any) -> Figures:
+        folder = fresh(self.material.root / "trained")
+        given = {"num_epochs": self.epochs, "precision": precision, **more}
+        told = run("pipelines", "train", str(self.material.train_config("trained", folder, **given)), "--json")
+        later = told["epochs"][1:] or told["epochs"]
+        return {
+            "rate": statistics.median(epoch["images_per_s"] for epoch in later),
+            "pause_s": statistics.median(epoch["pause_s"] for epoch in later),
+            **told["start"],
+        }
+
+    def _scored(self, given: dict[str, object], **engine: object) -> Figures:
+        output = fresh(self.material.root / "scores")
+        shutil.rmtree(f"{output}.meta", ignore_errors=True)
+        config = self.material.score_config("scored", given, output, **engine)
+        began = time.perf_counter()
+        told, peak_mb = watched([sys.executable, "-m", "pipelines", "score", str(config), "--json"])
+        return {
+            "rows": told["rows"],
+            "steady": told["images_per_s_steady"],
+            "seconds": time.perf_counter() - began,
+            "after": told["stages"]["verify"] + told["stages"]["publish"],
+            "peak_mb": peak_mb,
+        }
+
+    def _inferred(self, *options: str) -> Figures:
+        told = peer_run("ray_batch_inference", "--output", str(fresh(self.material.root / "peer")), *options)
+        return {"steady": told["images_per_s_steady"], "seconds": told["seconds"], "rows": told["rows"]}
+
+    def _prepared(self, kind: str) -> Figures:
+        output = fresh(self.material.root / "prepared")
+        if kind == "idx":
+            config, rows = self.material.idx_config(output), 70_000
+        else:
+            source = {"kind": "folder", "uri": str(self.material.files)}
+            image = {"color": "rgb", "height": 32, "width": 32}
+            config, rows = self.material.config("files", output=str(output), source=source, image=image), FILES
+        began = time.perf_counter()
+        run("pipelines", "prepare", str(config), "--json")
+        return {"rate": rows / (time.perf_counter() - began)}
+
+    def _peer_prepared(self, folder: Path) -> Figures:
+        output = fresh(self.material.root / "peer")
+        return {"rate": peer_run("ray_prepare", "--folder", str(folder), "--output", str(output))["rows_per_s"]}
+
+
+SECTIONS = ("train", "train-bf16", "start", "score", "encoded", "prepare", "units")
+QUICK = ("train-bf16", "score")
+
+
+def main() -> None:
+    """Run the sections, print the table, and end with 1 where a bar is missed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="one round, fewer rows, epochs and sections")
+    parser.add_argument("--only", nargs="+", choices=SECTIONS)
+    parser.add_argument("--folder", type=Path, default=Path("work/bench"))
+    args = parser.parse_args()
+    bench = Bench(Material(args.folder.resolve()), quick=args.quick)
+    rows = []
+    for name in args.only or (QUICK if args.quick else SECTIONS):
+        rows += measured(name, bench.section(name), 1 if args.quick or name == "units" else args.rounds)
+        keep(args.folder / "bench.json", name, rows)
+    Console(width=110).print(table_of(rows))
+    sys.exit(any(row.verdict == "FAILS" for row in rows))
+
+
+def measured(name: str, section: Section, rounds: int) -> list[Row]:
+    """Do the rounds of a section."""
+    rows = [Row(name, bar.name, bar.bar, bar.at_most) for bar in section.bars]
+    for number in range(rounds):
+        figures: dict[str, Figures] = {}
+        for case, work in section.cases.items():
+            sys.stderr.write(f"{name}, round {number + 1} of {rounds}: {case}\n")
+            figures[case] = work()
+            sys.stderr.write(f"    {', '.join(f'{key} {value:,.4g}' for key, value in figures[case].items())}\n")
+        for row, bar in zip(rows, section.bars, strict=True):
+            row.values.append(bar.of(figures))
+    return rows
+
+
+def table_of(rows: Sequence[Row]) -> Table:
+    """The table for people."""
+    table = Table("section", "figure", "median", "+-", "bar", "")
+    for row in rows:
+        bar = "" if row.bar is None else f"{'<=' if row.at_most else '>='} {row.bar:g}"
+        table.add_row(row.section, row.name, f"{row.median:,.4g}", f"{row.noise:,.2g}", bar, row.verdict)
+    return table
+
+
+def keep(path: Path, section: str, rows: Sequence[Row]) -> None:
+    """Put a section into ``bench.json``, beside those of earlier calls."""
+    document = json.loads(path.read_text()) if path.exists() else {}
+    document[section] = {
+        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
+        "at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "rows": [{**asdict(r), "median": r.median, "verdict": r.verdict} for r in rows if r.section == section],
+    }
+    path.write_text(json.dumps(document, indent=1) + "\n")
+
+
+def run(module: str, *arguments: str) -> dict[str, Any]:
+    """Run a module in a process of its own; its last object of JSON."""
+    return watched([sys.executable, "-m", module, *arguments], every_s=None)[0]
+
+
+def peer_run(name: str, *arguments: str) -> dict[str, Any]:
+    """Run a peer."""
+    return run(f"tests.benchmarks.peers.{name}", *arguments)
+
+
+def rate_of(told: dict[str, Any]) -> Figures:
+    """Images a second over the epochs after the first."""
+    return {"rate": statistics.median(told["images_per_s"][1:] or told["images_per_s"])}
+
+
+def started(name: str) -> Figures:
+    """When what was there."""
+    start: Figures = peer_run(name)["start"]
+    return start
+
+
+def handled(units: int) -> Figures:
+    """What so many units take beside the arithmetic."""
+    told = run("tests.benchmarks.units", "--units", str(units))
+    return {key: told[key] for key in ("total_s", "us_per_unit", "memory_growth_mb")}
+
+
+def figure(case: str, key: str) -> Callable[[dict[str, Figures]], float]:
+    """A figure of a case."""
+    return lambda figures: figures[case][key]
+
+
+def ratio(key: str, above: str, below: str) -> Callable[[dict[str, Figures]], float]:
+    """Of two cases' figures."""
+    return lambda figures: figures[above][key] / figures[below][key]
+
+
+def difference(key: str, left: str, right: str) -> Callable[[dict[str, Figures]], float]:
+    """Of two cases' figures."""
+    return lambda figures: figures[left][key] - figures[right][key]
+
+
+def share_of(case: str) -> Callable[[dict[str, Figures]], float]:
+    """Of the matrix peak of the same round."""
+    return lambda figures: figures[case]["rate"] * STEP_MFLOP / 1e3 / figures["roof"]["gflops"]
+
+
+def fresh(path: Path) -> Path:
+    """A path at which nothing lies."""
+    shutil.rmtree(path, ignore_errors=True)
+    return path
+
+
+if __name__ == "__main__":
+    main()
