@@ -188,8 +188,7 @@ def choose_feed(manifest: Manifest, rows: int, validation_rows: int, budget: int
     told = f"{rows + validation_rows:,} rows x {row_bytes:,} bytes = {needed / 1e6:,.1f} MB a worker"
     if needed <= budget:
         return FeedChoice("in memory", f"{told}, within cache_bytes_per_worker, {budget / 1e6:,.1f} MB")
-    # The rows of a window and of the one being read, and a row group as Parquet gives it.
-    least = (2 * max(window_rows(manifest), rows_per_group(manifest)) + rows_per_group(manifest)) * row_bytes
+    least = streaming_bytes(manifest)
     if least > budget:
         raise ResourceError(
             f"a worker's {told.removesuffix(' a worker')}, more than cache_bytes_per_worker, {budget:,} bytes; and "
@@ -199,6 +198,15 @@ def choose_feed(manifest: Manifest, rows: int, validation_rows: int, budget: int
     return FeedChoice(
         "streamed", f"{told}, more than cache_bytes_per_worker, {budget / 1e6:,.1f} MB; {least / 1e6:,.1f} MB are held"
     )
+
+
+def streaming_bytes(manifest: Manifest) -> int:
+    """What streaming holds: the window that is trained on, the one being read, and three row groups.
+
+    One as it lies in the file, one decompressed, and what Arrow's allocator keeps: measured, see ``benchmarks.feeds``.
+    """
+    group = rows_per_group(manifest)
+    return (2 * max(window_rows(manifest), group) + 3 * group) * _row_bytes(manifest)
 
 
 def window_rows(manifest: Manifest) -> int:

@@ -29,6 +29,8 @@ from tests.benchmarks.material import FILES, Material
 from tests.benchmarks.memory import watched
 
 Figures = dict[str, float]
+FEW = 1_024
+"""Rows of a unit where there are few in all: the start of Ray should not be half of what is measured."""
 STEP_MFLOP = 9.6
 """Of training on an image with the default net on 3 x 32 x 32: 3.5 forward, twice that backward, less the first
 convolution's gradient of its input."""
@@ -113,10 +115,11 @@ class Bench:
             "loader": lambda: rate_of(peer_run("ddp_dataloader", *peer)),
             "docs": lambda: rate_of(peer_run("ray_train_docs", *peer)),
             "docs, kept": lambda: rate_of(peer_run("ray_train_docs", *peer, "--materialize")),
+            "streamed": lambda: self._trained(precision, cache_bytes_per_worker=52_000_000),
             "roof": lambda: {"gflops": run("tests.benchmarks.roofs", "matrix", precision)["rate"]},
         }
         if self.quick:
-            del cases["docs, kept"]
+            del cases["docs, kept"], cases["streamed"]
         shares = [
             Bar(f"share of the matrix peak: {name}", share_of(name), 0.6 if name == "product" else None)
             for name in cases
@@ -130,6 +133,7 @@ class Bench:
                 Bar("over DDP with a DataLoader", ratio("rate", "product", "loader"), 1.5),
                 Bar("over Ray Train as its guide shows", ratio("rate", "product", "docs"), 2.5),
                 *([] if self.quick else [Bar("over the same, kept", ratio("rate", "product", "docs, kept"))]),
+                *([] if self.quick else [Bar("streamed over cached", ratio("rate", "streamed", "product"), 0.7)]),
                 Bar("pause between epochs, s", lambda f: f["product"]["pause_s"], 0.05, at_most=True),
                 *shares,
             ],
@@ -137,6 +141,17 @@ class Bench:
 
     def _train_bf16(self) -> Section:
         return self._train("bf16")
+
+    def _feeds(self) -> Section:
+        return Section(
+            {"feeds": lambda: run("tests.benchmarks.feeds", str(self.material.rows(2)))},
+            [
+                Bar("bytes read by two ranks over those of the data", figure("feeds", "read_share"), 1.1, True),
+                Bar("rows over the streaming budget", ratio_within("feeds", "rows_mb", "budget_mb"), 4),
+                Bar("memory of streaming over its budget", ratio_within("feeds", "grown_mb", "budget_mb"), 1, True),
+                Bar("streamed rows/s, nothing else done", figure("feeds", "rows_per_s")),
+            ],
+        )
 
     def _start(self) -> Section:
         cases = {"product": lambda: self._trained("bf16", num_epochs=1), "bare": lambda: started("bare_trainer")}
@@ -165,6 +180,7 @@ class Bench:
             "bare loop": lambda: {"rate": run("tests.benchmarks.roofs", "graph", str(self.material.graph))["rate"]},
             "docs": lambda: self._inferred("--paths", str(shards)),
             "docs, tuned": lambda: self._inferred("--paths", str(shards), "--channels-last"),
+            "docs, defaults": lambda: self._inferred("--paths", str(shards), "--map-rows", "1024"),
             "docs, onnx": lambda: self._inferred("--paths", str(shards), "--engine", "onnx", *graph),
         }
         return Section(
@@ -181,10 +197,11 @@ class Bench:
                     "bare loop over the guide's way with ONNX Runtime",
                     lambda f: f["bare loop"]["rate"] / f["docs, onnx"]["steady"],
                 ),
+                Bar("steady over the guide's way, maps apart", ratio("steady", "product", "docs, defaults")),
                 Bar("verify and publish, share", lambda f: f["product"]["after"] / f["product"]["seconds"], 0.03, True),
                 Bar("memory, all rows over 60,000", ratio("peak_mb", "product", "few rows"), 1.2, True),
                 Bar("memory, MB", lambda f: f["product"]["peak_mb"]),
-                Bar("two processes over one", ratio("steady", "few rows" if self.quick else "product", "one process")),
+                *([] if self.quick else [Bar("two processes over one", ratio("steady", "product", "one process"))]),
             ],
         )
 
@@ -192,8 +209,8 @@ class Bench:
         folder, inside = self.material.files, self.material.inside_parquet
         manifest = {"kind": "manifest", "uri": str(inside), "columns": {"id": "id", "image": "image"}}
         cases = {
-            "files": lambda: self._scored({"kind": "folder", "uri": str(folder)}),
-            "inside": lambda: self._scored(manifest),
+            "files": lambda: self._scored({"kind": "folder", "uri": str(folder)}, unit_rows=FEW),
+            "inside": lambda: self._scored(manifest, unit_rows=FEW),
             "read_images": lambda: self._inferred("--folder", str(folder)),
             "bytes": lambda: self._inferred("--paths", str(inside), "--encoded"),
             "decoding": lambda: {"rate": run("tests.benchmarks.roofs", "decoding", str(folder))["rate"]},
@@ -227,10 +244,11 @@ class Bench:
         return Section(
             cases,
             [
-                Bar("files: rows/s, whole command", figure("files", "rate")),
+                Bar("files: rows/s, once Ray is there", figure("files", "rate")),
+                Bar("files: whole command over that of the peer", ratio("whole", "files", "ray")),
                 Bar("files: over read_images and write_parquet", ratio("rate", "files", "ray"), 3),
                 Bar("files: share of decoding alone", ratio("rate", "files", "decoding")),
-                Bar("idx: rows/s, whole command", figure("idx", "rate")),
+                Bar("idx: rows/s, once Ray is there", figure("idx", "rate")),
                 Bar("idx: over read_images and write_parquet", ratio("rate", "idx", "ray"), 3),
             ],
         )
@@ -259,7 +277,7 @@ class Bench:
             **told["start"],
         }
 
-    def _scored(self, given: dict[str, object], **engine: object) -> Figures:
+    def _scored(self, given: dict[str, object], **engine: int) -> Figures:
         output = fresh(self.material.root / "scores")
         shutil.rmtree(f"{output}.meta", ignore_errors=True)
         config = self.material.score_config("scored", given, output, **engine)
@@ -286,15 +304,16 @@ class Bench:
             image = {"color": "rgb", "height": 32, "width": 32}
             config, rows = self.material.config("files", output=str(output), source=source, image=image), FILES
         began = time.perf_counter()
-        run("pipelines", "prepare", str(config), "--json")
-        return {"rate": rows / (time.perf_counter() - began)}
+        told = run("pipelines", "prepare", str(config), "--json")
+        return {"rate": told["rows_per_s"], "whole": rows / (time.perf_counter() - began)}
 
     def _peer_prepared(self, folder: Path) -> Figures:
         output = fresh(self.material.root / "peer")
-        return {"rate": peer_run("ray_prepare", "--folder", str(folder), "--output", str(output))["rows_per_s"]}
+        told = peer_run("ray_prepare", "--folder", str(folder), "--output", str(output))
+        return {"rate": told["rows_per_s"], "whole": told["rows"] / told["seconds"]}
 
 
-SECTIONS = ("train", "train-bf16", "start", "score", "encoded", "prepare", "units")
+SECTIONS = ("train", "train-bf16", "feeds", "start", "score", "encoded", "prepare", "units")
 QUICK = ("train-bf16", "score")
 
 
@@ -384,6 +403,11 @@ def figure(case: str, key: str) -> Callable[[dict[str, Figures]], float]:
 def ratio(key: str, above: str, below: str) -> Callable[[dict[str, Figures]], float]:
     """Of two cases' figures."""
     return lambda figures: figures[above][key] / figures[below][key]
+
+
+def ratio_within(case: str, above: str, below: str) -> Callable[[dict[str, Figures]], float]:
+    """Of two figures of a case."""
+    return lambda figures: figures[case][above] / figures[case][below]
 
 
 def difference(key: str, left: str, right: str) -> Callable[[dict[str, Figures]], float]:

@@ -142,7 +142,9 @@ class Material:
             **more,
         )
 
-    def score_config(self, name: str, given: dict[str, object], output: Path, **engine: object) -> Path:
+    def score_config(
+        self, name: str, given: dict[str, object], output: Path, unit_rows: int = 16_384, **engine: object
+    ) -> Path:
         """A config of ``cnnjob score``."""
         return self.config(
             name,
@@ -151,6 +153,7 @@ class Material:
             output=str(output),
             date="2024-03-01",
             engine=engine,
+            units={"target_rows": unit_rows},
             tracking={"uri": str(self.tracking)},
         )
 

@@ -100,9 +100,9 @@ def test_rows_are_kept_where_they_fit():
 
 
 def test_a_budget_below_two_windows_is_refused():
-    """What streaming holds is two windows and a row group: a budget that has no room for them is refused with both."""
+    """Streaming holds two windows and three row groups: a budget without room for them is refused with the sum."""
     manifest = manifest_of([10**6], split="train")
-    least = (2 * (WINDOW_BYTES // 192) + 2048) * 192
+    least = (2 * (WINDOW_BYTES // 192) + 3 * 2048) * 192
     assert choose_feed(manifest, 10**6, 0, least).kind == "streamed"
     with pytest.raises(ResourceError, match=f"takes {least:,} bytes. Raise cache_bytes_per_worker"):
         choose_feed(manifest, 10**6, 0, least - 1)
@@ -156,7 +156,7 @@ def test_two_windows_are_held(dataset, small_windows, monkeypatch):
     time.sleep(0.1)
     assert len(begun) == 2
     batches.close()
-    assert not [thread for thread in threading.enumerate() if thread.name == "read ahead"]
+    assert not [thread for thread in threading.enumerate() if thread.name == "ahead"]
 
 
 def test_what_reading_raises_arrives(dataset, small_windows, monkeypatch):
@@ -164,7 +164,7 @@ def test_what_reading_raises_arrives(dataset, small_windows, monkeypatch):
     monkeypatch.setattr(StreamingFeed, "_read", lambda *_: (_ for _ in ()).throw(IntegrityError("gone")))
     with pytest.raises(IntegrityError, match="gone"):
         list(StreamingFeed(run_of(dataset, 0, 1)).epoch(1))
-    assert not [thread for thread in threading.enumerate() if thread.name == "read ahead"]
+    assert not [thread for thread in threading.enumerate() if thread.name == "ahead"]
 
 
 def test_evaluation_is_the_same_where_nothing_is_kept(dataset, small_windows):
