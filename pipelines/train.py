@@ -87,7 +87,7 @@ def run(config: TrainConfig, console: Console) -> TrainResult:
     if state is not None and state.result is not None:
         return TrainResult(**{**state.result, "created": False})
     feed = feed_of(config, manifest)
-    with session(_needs(config), console):
+    with session(_needs(config, manifest), console):
         marks["ray"] = time.time() - began
         server = connect(config.tracking.uri, create=True)
         if state is not None and runs.resume_run(server, state.run_id):
@@ -134,9 +134,13 @@ def _told_to_mlflow(server: Server, run_id: str) -> Iterator[None]:
         raise
 
 
-def _needs(config: TrainConfig) -> Needs:
-    gpus = config.num_workers if config.use_gpu else 0
-    return Needs(processes=config.num_workers, cpus_per_process=config.cpus_per_worker, gpus=gpus)
+def _needs(config: TrainConfig, manifest: Manifest) -> Needs:
+    return Needs(
+        processes=config.num_workers,
+        cpus_per_process=config.cpus_per_worker,
+        data_cpus=config.data_cpus if manifest.image.storage == "encoded" else 0,
+        gpus=config.num_workers if config.use_gpu else 0,
+    )
 
 
 def _begin(server: Server, config: TrainConfig, manifest: Manifest, run_folder: str, feed: FeedChoice) -> RunState:

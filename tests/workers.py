@@ -43,6 +43,10 @@ class BareGroup:
         """The CPU."""
         return torch.device("cpu")
 
+    def spread(self, function: Any, items: Any) -> Any:
+        """Here, one after another."""
+        return map(function, items)
+
     def report(self, entry: dict[str, Any]) -> None:
         """Wait for every rank, as Ray Train does, then write."""
         if self.place.world_size > 1:

@@ -146,6 +146,9 @@ class TrainConfig(Config):
     """Memory a worker may spend on rows, as uint8, in bytes. Where they take more they are streamed, to the same
     weights."""
 
+    data_cpus: int = Field(default=1, ge=1, le=4096)
+    """CPUs beside the workers that decode image files, reserved; only for data sets with `storage: encoded`."""
+
     max_failures: int = Field(default=3, ge=0, le=1000)
     """How often a group of workers that lost one, or has one that hangs, is started again before the run fails."""
 

@@ -50,12 +50,15 @@ class Caller:
             return _Failure(JobError(f"a task failed with {type(error).__name__}: {error} ({where})"))
 
 
-def spread(function: Callable[[Item], Result], items: Sequence[Item], **options: Any) -> Iterator[Result]:
+def spread(
+    function: Callable[[Item], Result], items: Sequence[Item], *, ordered: bool = False, **options: Any
+) -> Iterator[Result]:
     """Yield ``function(item)`` for each item, in order of completion.
 
     Args:
         function: A plain function; it is sent to the workers.
         items: Small values; one is one task.
+        ordered: In the order of the items instead.
         options: For ``ray.data.Dataset.map_batches``, such as ``num_cpus``.
 
     Raises:
@@ -67,6 +70,7 @@ def spread(function: Callable[[Item], Result], items: Sequence[Item], **options:
         return
     rows = [{_COLUMN: pickle.dumps(item)} for item in items]
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
+    dataset.context.execution_options.preserve_order = ordered
     try:
         for row in dataset.map_batches(Caller(function).__call__, batch_size=1, **options).iter_rows():
             result = pickle.loads(row[_COLUMN])  # noqa: S301 - our own result, from our own task

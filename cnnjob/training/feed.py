@@ -18,6 +18,7 @@ from cnnjob.config.train import TrainConfig
 from cnnjob.data.manifest import Manifest
 from cnnjob.data.rows import read_rows
 from cnnjob.errors import ResourceError
+from cnnjob.training.blocks import BlockReader, Spread, as_rows
 from cnnjob.training.order import WINDOW_BYTES, Block, blocks, epoch_order, rank_range, share, step_slices
 
 
@@ -76,6 +77,11 @@ class Run:
         return rank_range(rows, self.global_batch_size, self.place.rank, self.place.world_size)
 
     @property
+    def reader(self) -> BlockReader:
+        """What reads its blocks."""
+        return BlockReader(self.dataset, self.manifest, self.range[0])
+
+    @property
     def blocks(self) -> list[Block]:
         """Its row groups."""
         shards = self.manifest.splits["train"].shards
@@ -90,12 +96,16 @@ class Run:
 class TrainingFeed:
     """The training rows of a rank, in memory."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, spread: Spread = map) -> None:
         self._run = run
+        self._shape = torch.Size(run.manifest.image.shape)
+        start, stop = run.range
         # Each row is one piece of memory, so a batch is gathered row by row and not pixel by pixel.
-        images, self._labels = _tensors(run.dataset, run.manifest, "train", *run.range)
-        self._shape = images.shape[1:]
-        self._rows = images.permute(0, 2, 3, 1).reshape(len(images), _row_bytes(run.manifest))
+        self._rows = torch.empty((stop - start, _row_bytes(run.manifest)), dtype=torch.uint8)
+        self._labels = torch.empty(stop - start, dtype=torch.int64)
+        parts = run.blocks
+        for (low, high), found in zip(parts, spread(run.reader, [(part,) for part in parts]), strict=True):
+            self._rows[low:high], self._labels[low:high] = as_rows(found)
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, from step ``first_step`` (0 on); as many on every rank."""
@@ -166,9 +176,11 @@ def feed_of(config: TrainConfig, manifest: Manifest) -> FeedChoice:
     Raises:
         ResourceError: They get them in no way; with the arithmetic.
     """
+    by = f"; {config.data_cpus} CPUs decode" if manifest.image.storage == "encoded" else ""
     start, stop = rank_range(manifest.splits["train"].rows, config.global_batch_size, 0, config.num_workers)
     validation = share(manifest.splits["val"].rows, 0, config.num_workers)
-    return choose_feed(manifest, stop - start, validation, config.cache_bytes_per_worker)
+    choice = choose_feed(manifest, stop - start, validation, config.cache_bytes_per_worker)
+    return FeedChoice(choice.kind, choice.reason + by)
 
 
 def choose_feed(manifest: Manifest, rows: int, validation_rows: int, budget: int) -> FeedChoice:

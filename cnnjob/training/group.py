@@ -3,7 +3,7 @@
 ``Group`` is all that a worker needs of Ray Train (``ray_group``); tests form groups of bare processes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 import torch
@@ -24,6 +24,9 @@ class Group(Protocol):
     @property
     def device(self) -> torch.device:
         """Where this worker computes."""
+
+    def spread(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+        """A function over items on CPUs that were reserved beside the workers; results in the order of the items."""
 
     def report(self, entry: dict[str, Any]) -> None:
         """Put an entry into the journal: called by every rank, as often on each; that of rank 0 counts."""

@@ -1,5 +1,6 @@
 """The function that Ray Train calls on every worker: a ``Group`` made of Ray Train's context."""
 
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from typing import Any
 
@@ -7,6 +8,7 @@ import ray.train
 import ray.train.torch
 import torch
 
+from cnnjob.data.spread import spread
 from cnnjob.training.feed import Place
 from cnnjob.training.worker import TrainJob, Worker
 
@@ -25,6 +27,10 @@ class RayGroup:
         """Where this worker computes."""
         device: torch.device = ray.train.torch.get_device()
         return device
+
+    def spread(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+        """With Ray Data, on the CPUs of ``data_cpus``; the ranks' tasks take turns on them."""
+        return spread(function, list(items), ordered=True, num_cpus=1)
 
     def report(self, entry: dict[str, Any]) -> None:
         """Pass an entry to the controller, and wait for every rank to do so."""

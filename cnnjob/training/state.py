@@ -18,6 +18,7 @@ FREE_KEYS = (
     "tracking",
     "cpus_per_worker",
     "cache_bytes_per_worker",
+    "data_cpus",
     "max_failures",
     "grace_s",
     "register_as",

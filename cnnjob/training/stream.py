@@ -1,30 +1,29 @@
 """Rows that do not fit in memory: a thread reads the next window of an epoch while the one before it is trained on.
 
 Two windows are held, that which is trained on and that which is read (``feed.streaming_bytes``). pyarrow reads and
-decompresses without Python's lock, on the core that trains: that is what streaming costs.
+decompresses without Python's lock, on the core that trains: that is what streaming costs. Image files are decoded
+elsewhere (``spread``), and arrive in the order of the windows.
 """
 
 from collections.abc import Iterator
 from contextlib import closing
 
-import numpy as np
 import torch
 
 from cnnjob.ahead import ahead
-from cnnjob.data.rows import images_of, read_span, spans
-from cnnjob.schema import IMAGE, LABEL
+from cnnjob.training.blocks import Rows, Spread, as_rows
 from cnnjob.training.feed import Batch, Run, as_images, window_rows
-from cnnjob.training.order import Window, windows
-
-Rows = tuple[torch.Tensor, torch.Tensor]
+from cnnjob.training.order import windows
 
 
 class StreamingFeed:
     """The training rows of a rank, read anew in each epoch; each once, and none before the first step asked for."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, spread: Spread = map) -> None:
         self._run = run
         self._shape = run.manifest.image.shape
+        self._read = run.reader
+        self._spread = spread
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, from step ``first_step`` (0 on); as many on every rank."""
@@ -40,29 +39,12 @@ class StreamingFeed:
     def _windows(self, epoch: int, skip: int) -> Iterator[tuple[Rows, torch.Tensor]]:
         """The rows of each window and the order in which they are taken, without the first ``skip`` rows."""
         run = self._run
-        for window in windows(run.blocks, window_rows(run.manifest), seed=run.seed, epoch=epoch, rank=run.place.rank):
-            if skip >= len(window.order) > 0:
-                skip -= len(window.order)
-                continue
-            yield self._read(window), torch.from_numpy(window.order[skip:])
+        left = list(windows(run.blocks, window_rows(run.manifest), seed=run.seed, epoch=epoch, rank=run.place.rank))
+        while left and skip >= len(left[0].order) > 0:
+            skip -= len(left.pop(0).order)
+        for window, found in zip(left, self._spread(self._read, [each.blocks for each in left]), strict=True):
+            yield as_rows(found), torch.from_numpy(window.order[skip:])
             skip = 0
-
-    def _read(self, window: Window) -> Rows:
-        """The window's rows, H x W x C bytes each, and their labels, as they lie: in the order of its blocks."""
-        channels, height, width = self._shape
-        count = len(window.order)
-        images = np.empty((count, height, width, channels), dtype=np.uint8)
-        labels = np.empty(count, dtype=np.int64)
-        first, at = self._run.range[0], 0
-        split = self._run.manifest.splits["train"]
-        for start, stop in window.blocks:
-            for span in spans(split, first + start, first + stop):
-                for table in read_span(self._run.dataset, span, (IMAGE, LABEL)):
-                    part = slice(at, at + len(table))
-                    images[part] = images_of(table, self._shape).transpose(0, 2, 3, 1)
-                    labels[part] = table.column(LABEL).to_numpy()
-                    at += len(table)
-        return torch.from_numpy(images).reshape(count, height * width * channels), torch.from_numpy(labels)
 
 
 class _Taken:

@@ -89,7 +89,9 @@ class Worker:
         self._restore()
         config = self.job.config
         run = Run(config.dataset, self.job.manifest, self.place, config.global_batch_size, config.seed)
-        feed: Feed = TrainingFeed(run) if self.keeps_rows else StreamingFeed(run)
+        # Rows as they are cost less to read here than to send; to decode files costs more.
+        spread = self.group.spread if self.job.manifest.image.storage == "encoded" else map
+        feed: Feed = TrainingFeed(run, spread) if self.keeps_rows else StreamingFeed(run, spread)
         validation = self._evaluation("val")
         self.marks["rows"] = time.time() - self.job.began
         with watch(self.job.run_folder, self.job.attempt) as asked:

@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 import torch
 
-from cnnjob.data import rows as rows_module
 from cnnjob.data.rows import read_span, spans
 from cnnjob.errors import IntegrityError, ResourceError
-from cnnjob.training import checkpoint, feed, journal, stream
+from cnnjob.training import blocks as block_module
+from cnnjob.training import checkpoint, feed, journal
+from cnnjob.training.blocks import BlockReader
 from cnnjob.training.feed import EvaluationFeed, Place, Run, TrainingFeed, choose_feed, feed_of
 from cnnjob.training.order import WINDOW_BYTES
 from cnnjob.training.stream import StreamingFeed
@@ -135,7 +136,7 @@ def test_nothing_is_read_twice_and_nothing_before_the_step(dataset, small_window
     """A streamed epoch reads each row once; an epoch that goes on reads only the windows that are left."""
     read = []
     monkeypatch.setattr(
-        stream, "spans", lambda split, start, stop: read.extend(range(start, stop)) or spans(split, start, stop)
+        block_module, "spans", lambda split, start, stop: read.extend(range(start, stop)) or spans(split, start, stop)
     )
     list(StreamingFeed(run_of(dataset, 0, 1)).epoch(1))
     assert sorted(read) == list(range(ROWS))
@@ -149,8 +150,8 @@ def test_nothing_is_read_twice_and_nothing_before_the_step(dataset, small_window
 def test_two_windows_are_held(dataset, small_windows, monkeypatch):
     """While a window is trained on one is read, and no more until the first is used up."""
     begun = []
-    original = StreamingFeed._read
-    monkeypatch.setattr(StreamingFeed, "_read", lambda self, window: begun.append(1) or original(self, window))
+    original = BlockReader.__call__
+    monkeypatch.setattr(BlockReader, "__call__", lambda self, given: begun.append(1) or original(self, given))
     batches = StreamingFeed(run_of(dataset, 0, 1, batch=2)).epoch(1)
     next(batches)
     time.sleep(0.1)
@@ -161,7 +162,7 @@ def test_two_windows_are_held(dataset, small_windows, monkeypatch):
 
 def test_what_reading_raises_arrives(dataset, small_windows, monkeypatch):
     """An error of the thread is raised where the rows are waited for, as it is, and the thread ends."""
-    monkeypatch.setattr(StreamingFeed, "_read", lambda *_: (_ for _ in ()).throw(IntegrityError("gone")))
+    monkeypatch.setattr(BlockReader, "__call__", lambda *_: (_ for _ in ()).throw(IntegrityError("gone")))
     with pytest.raises(IntegrityError, match="gone"):
         list(StreamingFeed(run_of(dataset, 0, 1)).epoch(1))
     assert not [thread for thread in threading.enumerate() if thread.name == "ahead"]
@@ -202,7 +203,7 @@ def test_the_budget_changes_no_weight(dataset, small_windows, tmp_path):
 def test_a_ranks_rows_are_read_once(dataset, monkeypatch):
     """Over all epochs the ranks together read each row group they keep once, but for those cut between two ranks."""
     read = []
-    monkeypatch.setattr(rows_module, "read_span", lambda *given: read.append(given[1]) or read_span(*given))
+    monkeypatch.setattr(block_module, "read_span", lambda *given: read.append(given[1]) or read_span(*given))
     for rank in (0, 1):
         feed_of_rank = training_feed(dataset, rank, 2)
         for epoch in (1, 2, 3):
