@@ -72,7 +72,7 @@ def test_json_is_alone_on_standard_output(cnnjob_on_ray: Command, tmp_path: Path
     assert first.json["created"] is True
     assert sum(first.json["rows"].values()) == 1797
     second = cnnjob_on_ray("prepare", conf, "--set", f"output={tmp_path / 'digits'}", "--json")
-    assert second.json == {**first.json, "created": False}
+    assert second.json == {**first.json, "created": False, "rows_per_s": 0.0}
 
 
 def test_an_unknown_model_is_a_users_mistake(line: Line, cnnjob_on_ray: Command, tmp_path: Path) -> None:
