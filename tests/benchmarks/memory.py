@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 
-def watched(command: list[str], every_s: float | None = 0.5) -> tuple[dict[str, Any], float]:
+def watched(command: list[str], every_s: float | None = 2.0) -> tuple[dict[str, Any], float]:
     """Run a command to its end.
 
     Args:
