@@ -31,7 +31,7 @@ class StreamingFeed:
         if not steps:
             return
         with closing(ahead(self._windows(epoch, skip=steps[0][0].start))) as found:
-            rows = _Taken(found)
+            rows = _Taken(found, int(np.prod(self._shape)))
             for part, global_rows in steps:
                 images, labels = rows.take(part.stop - part.start)
                 yield Batch(as_images(images, torch.Size(self._shape)), labels, global_rows)
@@ -50,14 +50,18 @@ class StreamingFeed:
 class _Taken:
     """Rows of windows, taken one after another."""
 
-    def __init__(self, found: Iterator[tuple[Rows, torch.Tensor]]) -> None:
+    def __init__(self, found: Iterator[tuple[Rows, torch.Tensor]], row_bytes: int) -> None:
         self._windows = found
+        self._none = torch.empty((0, row_bytes), dtype=torch.uint8), torch.empty(0, dtype=torch.int64)
         self._rows: Rows | None = None
         self._left = torch.empty(0, dtype=torch.int64)
 
     def take(self, count: int) -> Rows:
         """The next ``count`` rows, over the borders of windows."""
-        pieces = [self._piece(0)] if count == 0 else []
+        if count == 0:
+            # Also where no window is left: the last step of an epoch may have rows on other ranks alone.
+            return self._none
+        pieces = []
         while count:
             pieces.append(self._piece(count))
             count -= len(pieces[-1][1])
@@ -67,7 +71,7 @@ class _Taken:
 
     def _piece(self, count: int) -> Rows:
         """Up to ``count`` rows of one window."""
-        if self._rows is None or (count and not len(self._left)):
+        if self._rows is None or not len(self._left):
             # Let go first: another one is being read already.
             self._rows = None
             self._rows, self._left = next(self._windows)

@@ -132,6 +132,20 @@ def test_streamed_batches_are_those_of_memory(dataset, small_windows, world_size
                 assert one.images.stride() == other.images.stride()
 
 
+@pytest.mark.parametrize("world_size", range(2, 9))
+def test_a_streamed_epoch_goes_on_at_any_step(dataset, small_windows, world_size):
+    """From every step on, also where a rank has no row in the steps that are left, batches are those of memory."""
+    for rank in range(world_size):
+        for size in (ROWS - 1, 8):
+            run = run_of(dataset, rank, world_size, batch=size)
+            kept, streamed = TrainingFeed(run), StreamingFeed(run)
+            for first_step in range(-(-ROWS // size) + 1):
+                batches = list(zip(kept.epoch(1, first_step), streamed.epoch(1, first_step), strict=True))
+                assert all(torch.equal(one.images, other.images) for one, other in batches)
+                assert all(one.images.stride() == other.images.stride() for one, other in batches)
+                assert all(torch.equal(one.labels, other.labels) for one, other in batches)
+
+
 def test_nothing_is_read_twice_and_nothing_before_the_step(dataset, small_windows, monkeypatch):
     """A streamed epoch reads each row once; an epoch that goes on reads only the windows that are left."""
     read = []
