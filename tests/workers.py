@@ -20,9 +20,10 @@ import torch._inductor
 import torch.distributed as dist
 
 from cnnjob import phases
-from cnnjob.training import checkpoint, journal
+from cnnjob.training import checkpoint, feed, journal
 from cnnjob.training.checkpoint import Checkpoint
 from cnnjob.training.feed import Place
+from cnnjob.training.order import WINDOW_BYTES
 from cnnjob.training.worker import TrainJob, Worker
 from tests.forked import PROCESSES
 from tests.helpers import Dataset, small_net, train_config
@@ -92,21 +93,27 @@ def kill(phase: str, marks: Path, **where: int | str) -> dict[str, Any]:
     return {"phase": phase, "signal": "SIGKILL", "mark": str(marks / name), "where": where}
 
 
-def run(job: TrainJob, faults: list[dict[str, Any]] | None = None) -> Ended:
-    """Run a job on a group of processes; where one dies, all are started again."""
+def run(job: TrainJob, faults: list[dict[str, Any]] | None = None, *, window_bytes: int = WINDOW_BYTES) -> Ended:
+    """Run a job on a group of processes; where one dies, all are started again.
+
+    Args:
+        job: The job.
+        faults: Where processes are killed.
+        window_bytes: Of pixels in a window: with few of them a small data set has many windows.
+    """
     for starts in range(1, MAX_STARTS + 1):
-        if _run_once(job, faults or []):
+        if _run_once(job, faults or [], window_bytes):
             found, damaged = checkpoint.latest(job.run_folder)
             assert found is not None, damaged
             return Ended(starts, found, list(journal.read(job.run_folder, set())))
     raise AssertionError(f"the run was started {MAX_STARTS} times and did not end")
 
 
-def _run_once(job: TrainJob, faults: list[dict[str, Any]]) -> bool:
+def _run_once(job: TrainJob, faults: list[dict[str, Any]], window_bytes: int = WINDOW_BYTES) -> bool:
     with tempfile.TemporaryDirectory() as folder:
         store = f"{folder}/store"
         processes = [
-            PROCESSES.Process(target=_work, args=(job, rank, store, json.dumps(faults)), daemon=True)
+            PROCESSES.Process(target=_work, args=(job, rank, store, json.dumps(faults), window_bytes), daemon=True)
             for rank in range(job.config.num_workers)
         ]
         for process in processes:
@@ -125,7 +132,8 @@ def _run_once(job: TrainJob, faults: list[dict[str, Any]]) -> bool:
         return not any(codes)
 
 
-def _work(job: TrainJob, rank: int, store: str, faults: str) -> None:
+def _work(job: TrainJob, rank: int, store: str, faults: str, window_bytes: int) -> None:
+    feed.WINDOW_BYTES = window_bytes
     os.environ[phases.ENVIRONMENT] = faults
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     place = Place(rank, job.config.num_workers)

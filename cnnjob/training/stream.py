@@ -5,6 +5,7 @@ decompresses without Python's lock, on the core that trains: that is what stream
 elsewhere (``spread``), and arrive in the order of the windows.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import closing
 
@@ -31,7 +32,7 @@ class StreamingFeed:
         if not steps:
             return
         with closing(ahead(self._windows(epoch, skip=steps[0][0].start))) as found:
-            rows = _Taken(found, int(np.prod(self._shape)))
+            rows = _Taken(found, math.prod(self._shape))
             for part, global_rows in steps:
                 images, labels = rows.take(part.stop - part.start)
                 yield Batch(as_images(images, torch.Size(self._shape)), labels, global_rows)
