@@ -154,7 +154,7 @@ def _stage(job: Job, progress: Progress) -> list[StagedUnit]:
     counted = 0
     progress.advance("decoding", 0, rows, "rows")
     try:
-        for unit in spread(task, units, num_cpus=1):
+        for unit in spread(task, units):
             done.append(unit)
             counted += len(unit.rows) + len(unit.refused)
             progress.advance("decoding", counted, rows, "rows")
@@ -200,7 +200,7 @@ def _write(job: Job, plan: DatasetPlan, progress: Progress) -> list[WrittenShard
     )
     written: list[WrittenShard] = []
     progress.advance("writing shards", 0, len(plan.shards), "shards")
-    for shard in spread(task, plan.shards, num_cpus=1):
+    for shard in spread(task, plan.shards):
         written.append(shard)
         progress.advance("writing shards", len(written), len(plan.shards), "shards")
     return sorted(written, key=lambda shard: shard.shard.path)

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import ray
 import ray.data
+from ray.data import TaskPoolStrategy
 
 from cnnjob.errors import CnnjobError, JobError
 
@@ -51,15 +52,21 @@ class Caller:
 
 
 def spread(
-    function: Callable[[Item], Result], items: Sequence[Item], *, ordered: bool = False, **options: Any
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    *,
+    cpus: int = 1,
+    processes: int | None = None,
+    ordered: bool = False,
 ) -> Iterator[Result]:
     """Yield ``function(item)`` for each item, in order of completion.
 
     Args:
         function: A plain function; it is sent to the workers.
         items: Small values; one is one task.
-        ordered: In the order of the items instead.
-        options: For ``ray.data.Dataset.map_batches``, such as ``num_cpus``.
+        cpus: CPUs that a task reserves.
+        processes: Tasks at once, at most; by default as many as the CPUs hold.
+        ordered: In the order of the items instead. Results may be large: no more are made than Ray Data has room for.
 
     Raises:
         CnnjobError: The first that the function raised.
@@ -71,14 +78,30 @@ def spread(
     rows = [{_COLUMN: pickle.dumps(item)} for item in items]
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
     dataset.context.execution_options.preserve_order = ordered
+    if not ordered:
+        # Small results need no holding back; where it is, Ray Data at times runs one task alone.
+        dataset.context.op_resource_reservation_enabled = False
+        dataset.context.downstream_capacity_backpressure_ratio = None
+    compute = TaskPoolStrategy(None if ordered else tasks_in_hand(processes, cpus))
+    mapped = dataset.map_batches(Caller(function).__call__, batch_size=1, num_cpus=cpus, compute=compute)
     try:
-        for row in dataset.map_batches(Caller(function).__call__, batch_size=1, **options).iter_rows():
+        for row in mapped.iter_rows():
             result = pickle.loads(row[_COLUMN])  # noqa: S301 - our own result, from our own task
             if isinstance(result, _Failure):
                 raise result.error
             yield result
     except ray.exceptions.RayError as error:
         raise JobError(f"a task died: {str(error).strip().splitlines()[0]}. Run the same command again.") from error
+
+
+def tasks_in_hand(processes: int | None, cpus: int) -> int:
+    """How many tasks to hand to Ray at once.
+
+    Ray Data looks for finished tasks ten times a second, and a process would wait 0.1 to 0.2 s for its next one. Where
+    the CPUs let no more run than are wanted, twice as many are handed out: half of them wait where they will run.
+    """
+    fitting = max(1, int(ray.cluster_resources().get("CPU", 0)) // cpus)
+    return processes if processes and processes < fitting else 2 * fitting
 
 
 def quiet_ray_data() -> None:

@@ -10,7 +10,6 @@ from functools import cache, partial
 from typing import Any
 
 import ray
-from ray.data import TaskPoolStrategy
 
 from cnnjob import storage
 from cnnjob.config.score import EngineConfig
@@ -28,16 +27,20 @@ def num_processes(config: EngineConfig, units: int, cpus: int) -> int:
     return max(1, min(units, config.num_processes or fitting))
 
 
-GROUPS_PER_PROCESS = 32
+TASKS_PER_SHARE = 8
 MAX_GROUP = 256
-"""Handing out a task takes Ray Data some 10 ms. Of very many units several are a task, and still each process has some
-thirty tasks, so that all are busy to the end."""
+"""A task has an eighth of a process's share of the units that are left, and 256 at most: handing one out takes Ray Data
+some 10 ms, and the small ones at the end keep all processes busy until then."""
 
 
 def grouped(units: Sequence[Unit], processes: int) -> list[tuple[Unit, ...]]:
-    """Units in order, one a group unless there are very many."""
-    size = min(MAX_GROUP, max(1, len(units) // (processes * GROUPS_PER_PROCESS)))
-    return [tuple(units[start : start + size]) for start in range(0, len(units), size)]
+    """Units in order, some to a task: guided self-scheduling (Polychronopoulos and Kuck, 1987)."""
+    groups, start = [], 0
+    while start < len(units):
+        size = (len(units) - start) // (processes * TASKS_PER_SHARE)
+        groups.append(tuple(units[start : start + min(MAX_GROUP, max(1, size))]))
+        start += len(groups[-1])
+    return groups
 
 
 def run(units: Sequence[Unit], desk: Desk, graph: bytes, config: EngineConfig, processes: int) -> Iterator[Receipt]:
@@ -50,8 +53,7 @@ def run(units: Sequence[Unit], desk: Desk, graph: bytes, config: EngineConfig, p
     reference = ray.put(graph)
     task = partial(_score_group, desk=desk, graph=reference, config=config, attempt=uuid.uuid4().hex)
     groups = grouped(units, processes)
-    compute = TaskPoolStrategy(size=processes)
-    for receipts in spread(task, groups, num_cpus=config.threads_per_process, compute=compute):
+    for receipts in spread(task, groups, cpus=config.threads_per_process, processes=processes):
         yield from receipts
 
 

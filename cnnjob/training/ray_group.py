@@ -30,7 +30,7 @@ class RayGroup:
 
     def spread(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
         """With Ray Data, on the CPUs of ``data_cpus``; the ranks' tasks take turns on them."""
-        return spread(function, list(items), ordered=True, num_cpus=1)
+        return spread(function, list(items), ordered=True)
 
     def report(self, entry: dict[str, Any]) -> None:
         """Pass an entry to the controller, and wait for every rank to do so."""

@@ -23,7 +23,6 @@ from pathlib import Path
 from unittest import mock
 
 import pyarrow as pa
-from ray.data import TaskPoolStrategy
 
 from cnnjob import storage
 from cnnjob.cluster.session import Needs, session
@@ -109,8 +108,7 @@ def opened_ray(step: Callable[[str, Callable[[], object]], object]) -> Iterator[
 
 def collect(ledger: Ledger, plan: Plan) -> None:
     """Units out to processes and receipts back, as ``scoring.job`` does it."""
-    compute = TaskPoolStrategy(size=PROCESSES)
-    for receipts in spread(receipts_of, grouped(plan.units, PROCESSES), num_cpus=1, compute=compute):
+    for receipts in spread(receipts_of, grouped(plan.units, PROCESSES), processes=PROCESSES):
         for receipt in receipts:
             ledger.add(receipt)
 

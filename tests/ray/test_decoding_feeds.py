@@ -40,7 +40,7 @@ def files(tmp_path: Path) -> str:
 
 def by_ray(function, items):
     """What a worker's group does."""
-    return spread(function, list(items), ordered=True, num_cpus=1)
+    return spread(function, list(items), ordered=True)
 
 
 def test_decoded_elsewhere_is_decoded_here(shared_ray, files, monkeypatch):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cnnjob.scoring.job import GROUPS_PER_PROCESS, MAX_GROUP, grouped
+from cnnjob.scoring.job import MAX_GROUP, grouped
 from cnnjob.scoring.ledger import Ledger
 from cnnjob.scoring.plan import Unit
 from cnnjob.scoring.work import Receipt
@@ -34,12 +34,17 @@ def test_receipts_are_in_the_order_of_the_plan():
 @pytest.mark.parametrize("count", [0, 1, 2, 63, 64, 127, 128, 1000, 100_000])
 @pytest.mark.parametrize("processes", [1, 2, 64])
 def test_every_unit_is_handed_out_once(count, processes):
-    """Groups are the units in order; few units go out one by one, and very many in at most so many tasks."""
+    """Tasks are the units in order; none holds more than an eighth of a process's share of what is left, or one."""
     units = [Unit(f"unit-{number}", number, 10) for number in range(count)]
     groups = grouped(units, processes)
     assert [unit for group in groups for unit in group] == units
-    sizes = {len(group) for group in groups[:-1]} | {1}
-    assert len(sizes) <= 2
-    assert max(sizes) <= MAX_GROUP
-    if max(sizes) > 1:
-        assert len(groups) >= processes * GROUPS_PER_PROCESS
+    sizes = [len(group) for group in groups]
+    left = count
+    for size in sizes:
+        assert size <= max(1, min(MAX_GROUP, left // (processes * 8)))
+        left -= size
+
+
+def test_very_many_units_are_few_tasks():
+    """Handing out a task takes some 10 ms: 100,000 units should take seconds, not minutes."""
+    assert len(grouped([Unit(f"unit-{number}", number, 10) for number in range(100_000)], 64)) < 4_000
