@@ -72,7 +72,8 @@ class EngineConfig(Config):
     """The arithmetic."""
 
     num_processes: int | None = Field(default=None, ge=1, le=4096)
-    """Scoring processes; by default as many as the CPUs allow, and no more than there are units."""
+    """Scoring processes, never more; by default as many as the CPUs allow, and then none waits for its next unit: with
+    a number stated each waits 0.1 to 0.2 s between tasks."""
 
     threads_per_process: int = Field(default=1, ge=1, le=256)
     """Threads of ONNX Runtime in each process; each reserves as many CPUs."""

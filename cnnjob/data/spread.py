@@ -65,7 +65,7 @@ def spread(
         function: A plain function; it is sent to the workers.
         items: Small values; one is one task.
         cpus: CPUs that a task reserves.
-        processes: Tasks at once, at most; by default as many as the CPUs hold.
+        processes: Tasks at once, never more; by default as many as the CPUs hold.
         ordered: In the order of the items instead. Results may be large: no more are made than Ray Data has room for.
 
     Raises:
@@ -97,11 +97,11 @@ def spread(
 def tasks_in_hand(processes: int | None, cpus: int) -> int:
     """How many tasks to hand to Ray at once.
 
-    Ray Data looks for finished tasks ten times a second, and a process would wait 0.1 to 0.2 s for its next one. Where
-    the CPUs let no more run than are wanted, twice as many are handed out: half of them wait where they will run.
+    Ray Data looks for finished tasks ten times a second, and a process would wait 0.1 to 0.2 s for its next one. So
+    twice as many as the CPUs hold are handed out: half of them wait where they will run. A stated number is kept to,
+    since a cluster that grows would run those that wait.
     """
-    fitting = max(1, int(ray.cluster_resources().get("CPU", 0)) // cpus)
-    return processes if processes and processes < fitting else 2 * fitting
+    return processes or 2 * max(1, int(ray.cluster_resources().get("CPU", 0)) // cpus)
 
 
 def quiet_ray_data() -> None:

@@ -53,7 +53,7 @@ def run(units: Sequence[Unit], desk: Desk, graph: bytes, config: EngineConfig, p
     reference = ray.put(graph)
     task = partial(_score_group, desk=desk, graph=reference, config=config, attempt=uuid.uuid4().hex)
     groups = grouped(units, processes)
-    for receipts in spread(task, groups, cpus=config.threads_per_process, processes=processes):
+    for receipts in spread(task, groups, cpus=config.threads_per_process, processes=config.num_processes):
         yield from receipts
 
 

@@ -108,7 +108,7 @@ def opened_ray(step: Callable[[str, Callable[[], object]], object]) -> Iterator[
 
 def collect(ledger: Ledger, plan: Plan) -> None:
     """Units out to processes and receipts back, as ``scoring.job`` does it."""
-    for receipts in spread(receipts_of, grouped(plan.units, PROCESSES), processes=PROCESSES):
+    for receipts in spread(receipts_of, grouped(plan.units, PROCESSES)):
         for receipt in receipts:
             ledger.add(receipt)
 
