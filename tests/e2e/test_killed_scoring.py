@@ -12,7 +12,7 @@ from tests.ray_nights import begun, ended, raylet_of, sign, wait_for
 from tests.ray_nights import kill as kill_process
 
 UNITS = 44
-OPTIONS = {"units": {"target_rows": 4}, "engine": {"num_processes": 2}}
+OPTIONS = {"units": {"target_rows": 4}}
 WHILE_UNITS_ARE_DONE = (1, 8, 15, 22, 29)
 
 pytestmark = pytest.mark.slow

@@ -7,8 +7,10 @@ a folder of Parquet files with ``id``, ``image`` (C x H x W bytes) and ``label``
 import argparse
 import json
 import os
+import socket
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +80,38 @@ def tell(**figures: Any) -> None:
     """The last line of a peer's output."""
     sys.stdout.write(json.dumps({**figures, "seconds": since_start()}) + "\n")
     sys.stdout.flush()
+
+
+def on_ranks(rank_main: Callable[..., None], args: argparse.Namespace) -> None:
+    """Run ``rank_main(rank, world_size, port, args, told)`` in a process for each worker, and tell the rates."""
+    import torch.multiprocessing as mp
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    told = mp.get_context("spawn").SimpleQueue()
+    mp.spawn(rank_main, (args.workers, port, args, told), nprocs=args.workers)
+    tell(images_per_s=told.get())
+
+
+def join_group(rank: int, world_size: int, port: int) -> None:
+    """One thread, and a place among the ranks."""
+    import torch
+    import torch.distributed as dist
+
+    os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = "127.0.0.1", str(port)
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=world_size)
+
+
+def rate_of_slowest(images: int, began: float) -> float:
+    """Images a second of an epoch that began then, by the rank that took longest."""
+    import torch
+    import torch.distributed as dist
+
+    seconds = torch.tensor(time.perf_counter() - began)
+    dist.all_reduce(seconds, op=dist.ReduceOp.MAX)
+    return images / float(seconds)
 
 
 def start_ray(num_cpus: int) -> None:

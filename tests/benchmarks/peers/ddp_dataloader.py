@@ -3,8 +3,6 @@
 The better setting on two cores: a TensorDataset, and no loader processes, which would take the cores from training.
 """
 
-import os
-import socket
 import time
 
 import torch
@@ -20,9 +18,7 @@ from tests.benchmarks.peers import common
 
 def ddp_main(rank: int, world_size: int, port: int, args: common.argparse.Namespace, told: mp.Queue) -> None:
     """One rank."""
-    os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = "127.0.0.1", str(port)
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=world_size)
+    common.join_group(rank, world_size, port)
     images, labels = common.read(args.dataset, "train")
     dataset = TensorDataset(torch.from_numpy(common.normalized(images)), torch.from_numpy(labels))
     sampler = DistributedSampler(dataset)
@@ -40,9 +36,7 @@ def ddp_main(rank: int, world_size: int, port: int, args: common.argparse.Namesp
                 loss = F.cross_entropy(output, targets)
             loss.backward()
             optimizer.step()
-        seconds = torch.tensor(time.perf_counter() - began)
-        dist.all_reduce(seconds, op=dist.ReduceOp.MAX)
-        rates.append(len(images) / float(seconds))
+        rates.append(common.rate_of_slowest(len(images), began))
     if rank == 0:
         told.put(rates)
     dist.destroy_process_group()
@@ -51,12 +45,7 @@ def ddp_main(rank: int, world_size: int, port: int, args: common.argparse.Namesp
 def main() -> None:
     """Train, and tell images a second for each epoch."""
     args = common.options(dataset="", epochs=3, precision="fp32", batch_size=128, workers=2)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    told = mp.get_context("spawn").SimpleQueue()
-    mp.spawn(ddp_main, (args.workers, port, args, told), nprocs=args.workers)
-    common.tell(images_per_s=told.get())
+    common.on_ranks(ddp_main, args)
 
 
 if __name__ == "__main__":

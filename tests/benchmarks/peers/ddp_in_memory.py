@@ -3,8 +3,6 @@
 The better setting on two cores: float32 normalized once, channels_last, one thread a process.
 """
 
-import os
-import socket
 import time
 
 import torch
@@ -18,9 +16,7 @@ from tests.benchmarks.peers import common
 
 def demo(rank: int, world_size: int, port: int, args: common.argparse.Namespace, told: mp.Queue) -> None:
     """One rank."""
-    os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = "127.0.0.1", str(port)
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=world_size)
+    common.join_group(rank, world_size, port)
     images, labels = common.read(args.dataset, "train")
     x = torch.from_numpy(common.normalized(images[rank::world_size])).contiguous(memory_format=torch.channels_last)
     y = torch.from_numpy(labels[rank::world_size])
@@ -39,9 +35,7 @@ def demo(rank: int, world_size: int, port: int, args: common.argparse.Namespace,
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-        seconds = torch.tensor(time.perf_counter() - began)
-        dist.all_reduce(seconds, op=dist.ReduceOp.MAX)
-        rates.append(len(images) / float(seconds))
+        rates.append(common.rate_of_slowest(len(images), began))
     if rank == 0:
         told.put(rates)
     dist.destroy_process_group()
@@ -50,12 +44,7 @@ def demo(rank: int, world_size: int, port: int, args: common.argparse.Namespace,
 def main() -> None:
     """Train, and tell images a second for each epoch."""
     args = common.options(dataset="", epochs=3, precision="fp32", batch_size=128, workers=2)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    told = mp.get_context("spawn").SimpleQueue()
-    mp.spawn(demo, (args.workers, port, args, told), nprocs=args.workers)
-    common.tell(images_per_s=told.get())
+    common.on_ranks(demo, args)
 
 
 if __name__ == "__main__":
