@@ -148,7 +148,7 @@ def show(result: ScoreResult | RangeResult, console: Console) -> None:
         console.say(f"{count} dates were missing and are scored" if count else "Nothing to do: no date is missing")
         return
     state = "Published" if result.published else "Nothing to do, already published:"
-    rate = f", {result.images_per_s:,.0f} images/s" if result.published else ""
+    rate = f", {result.images_per_s:,.0f} images/s" if result.images_per_s else ""
     refused = ", ".join(f"{count:,} {reason}" for reason, count in result.refused.items())
     console.say(
         f"{state} {result.rows:,} rows for {result.date} in {result.output}, {sum(result.refused.values()):,} refused"
