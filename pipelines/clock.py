@@ -19,12 +19,15 @@ class Pace:
         self.stages: dict[str, float] = {}
         self._at = time.perf_counter()
         self.processes = 1
-        self._units: list[tuple[float, int]] = []
+        self._units: list[tuple[float, float, int]] = []
 
-    def unit(self, rows: int) -> None:
-        """So many rows more are done."""
+    def unit(self, rows: int, began: float, ended: float) -> None:
+        """So many rows more are done; when, in seconds of the clock of the process that did them.
+
+        When the driver heard of it does not tell: several come at once, and 60,000 rows seemed to take 8 ms.
+        """
         self.rows += rows
-        self._units.append((time.perf_counter(), rows))
+        self._units.append((began, ended, rows))
 
     def stage(self, name: str) -> None:
         """A stage has ended."""
@@ -32,11 +35,18 @@ class Pace:
 
     @property
     def steady(self) -> float:
-        """Rows a second from when each process had its first unit done to the last unit; 0 where there is no more."""
-        if len(self._units) <= self.processes:
+        """Rows a second from when as many units as processes were done to the last one; 0 where there are no more.
+
+        The rows of a unit that was begun before count for the share of its time that is left.
+        """
+        ends = sorted(ended for _, ended, _ in self._units)
+        if len(ends) <= self.processes or ends[-1] <= ends[self.processes - 1]:
             return 0.0
-        after = self._units[self.processes :]
-        return sum(rows for _, rows in after) / (after[-1][0] - self._units[self.processes - 1][0])
+        start = ends[self.processes - 1]
+        shares = (
+            rows * (ended - max(began, start)) / (ended - began) for began, ended, rows in self._units if ended > start
+        )
+        return sum(shares) / (ends[-1] - start)
 
 
 def process_began() -> float:

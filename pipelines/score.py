@@ -47,7 +47,7 @@ class ScoreResult:
         model_name: Registered name of the model.
         model_version: Its version.
         images_per_s: Rows scored now over the time from the first unit's start to the publication's end.
-        images_per_s_steady: The same from when each process had finished a unit to the last one, those not counted.
+        images_per_s_steady: The same from when as many units as processes were done to the last one, those not counted.
         stages: Seconds of ``scoring`` (with the start of Ray), ``verify`` and ``publish``.
         seconds: Wall time of the command's work.
         units: Units in the plan, and how many of them an earlier run had finished.
@@ -180,7 +180,7 @@ def _work(
     left = [unit for unit in plan.units if ledger.of(unit.name) is None]
     for receipt in _score(config, left, desk, resolved, pace, console):
         ledger.add(receipt)
-        pace.unit(receipt.rows)
+        pace.unit(receipt.rows, receipt.ended - receipt.seconds, receipt.ended)
     pace.stage("scoring")
     check_refused(config, plan, ledger)
     verify(staging, plan, ledger, given)

@@ -52,6 +52,7 @@ class Receipt:
         counts: Rows by predicted class, in the order of the class names.
         pixels: Counts of pixel values over every ``DRIFT_STRIDE``-th row, channels x 256.
         seconds: Wall time.
+        ended: When it was done, in seconds since the epoch.
     """
 
     unit: str
@@ -63,6 +64,7 @@ class Receipt:
     counts: list[int]
     pixels: list[list[int]]
     seconds: float
+    ended: float
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,7 @@ def do_unit(unit: Unit, desk: Desk, engine: Engine) -> Receipt:
         counts=counts.tolist(),
         pixels=pixels.counts.tolist(),
         seconds=time.perf_counter() - began,
+        ended=time.time(),
     )
     storage.write_json(receipt_uri(desk.staging, unit.name), vars(receipt))
     reached("finished", unit=unit.number)

@@ -78,6 +78,7 @@ def receipt_of(unit: Unit) -> Receipt:
         counts=[UNIT_ROWS // 10] * 10,
         pixels=[[1000 + level for level in range(256)] for _ in range(3)],
         seconds=1.0,
+        ended=0.0,
     )
 
 

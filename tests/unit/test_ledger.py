@@ -12,7 +12,7 @@ from cnnjob.scoring.work import Receipt
 def receipt(number: int, refused: int = 0) -> Receipt:
     rows = [{"id": f"{number}-{row}", "uri": "x", "reason": "truncated", "detail": "d"} for row in range(refused)]
     pixels = [[number] * 256 for _ in range(3)]
-    return Receipt(f"unit-{number}", number, 10, rows, "0" * 64, 99, [number, 10 - number], pixels, 0.5)
+    return Receipt(f"unit-{number}", number, 10, rows, "0" * 64, 99, [number, 10 - number], pixels, 0.5, 0.0)
 
 
 def test_counts_are_summed_and_not_kept():
