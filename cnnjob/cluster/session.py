@@ -160,6 +160,8 @@ def _start_local(needs: Needs) -> None:
     if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     os.environ.setdefault("RAY_API_SERVER_ADDRESS", NO_DASHBOARD)
+    # Nobody can look at them without a dashboard, and every process would report them each second.
+    os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
     # The logical CPUs of our own Ray: what workers reserve plus what data tasks need, so neither starves.
     logical = max(machine_cpus(), math.ceil(needs.cpus) + needs.data_cpus)
     ray.init(

@@ -62,7 +62,8 @@ class UnitsConfig(Config):
     """The work units: what one call reads, scores and writes."""
 
     target_rows: int = Field(default=16_384, ge=1)
-    """Rows in a unit, at most."""
+    """Rows in a unit, at most; towards the end of a job they have fewer, down to 2,048, so that all processes end
+    together."""
 
     target_bytes: int = Field(default=256_000_000, ge=1)
     """Encoded bytes in a unit, at most, where sizes are known; a larger image is a unit of its own."""
@@ -78,8 +79,8 @@ class EngineConfig(Config):
     threads_per_process: int = Field(default=1, ge=1, le=256)
     """Threads of ONNX Runtime in each process; each reserves as many CPUs."""
 
-    batch_size_per_process: int = Field(default=128, ge=1, le=65_536)
-    """Images in one call of the graph. 64 to 128 keep the activations inside a CPU's cache."""
+    batch_size_per_process: int = Field(default=64, ge=1, le=65_536)
+    """Images in one call of the graph. 32 to 96 keep the activations inside a CPU's cache, beside what others use."""
 
 
 class ScoreConfig(Config):

@@ -82,7 +82,9 @@ def spread(
         # Small results need no holding back; where it is, Ray Data at times runs one task alone.
         dataset.context.op_resource_reservation_enabled = False
         dataset.context.downstream_capacity_backpressure_ratio = None
-    compute = TaskPoolStrategy(None if ordered else tasks_in_hand(processes, cpus))
+    # No more than there are items: Ray Data would warn of it.
+    at_once = None if ordered else min(len(items), tasks_in_hand(processes, cpus))
+    compute = TaskPoolStrategy(at_once)
     mapped = dataset.map_batches(Caller(function).__call__, batch_size=1, num_cpus=cpus, compute=compute)
     try:
         for row in mapped.iter_rows():

@@ -33,8 +33,8 @@ class PixelCounts:
     @classmethod
     def of(cls, images: np.ndarray) -> "PixelCounts":
         """Of uint8 images N x C x H x W."""
-        planes = images.transpose(1, 0, 2, 3).reshape(images.shape[1], -1)
-        return cls(np.stack([np.bincount(plane, minlength=LEVELS) for plane in planes]).astype(np.int64))
+        planes = np.ascontiguousarray(images.transpose(1, 0, 2, 3)).reshape(images.shape[1], -1)
+        return cls(np.stack([_count(plane) for plane in planes]))
 
     def __add__(self, other: "PixelCounts") -> "PixelCounts":
         return PixelCounts(self.counts + other.counts)
@@ -48,6 +48,14 @@ class PixelCounts:
     def std(self) -> list[float]:
         """Population standard deviation of each channel, on the 0..1 scale."""
         return [_sqrt(_variance(row)) / PIXEL_MAX for row in self.counts.tolist()]
+
+
+def _count(plane: np.ndarray) -> np.ndarray:
+    """Counts of uint8 values, int64 256: two at a time, since what counting costs is each number that is looked at."""
+    even = len(plane) // 2 * 2
+    pairs = np.bincount(plane[:even].view(np.uint16), minlength=LEVELS**2).reshape(LEVELS, LEVELS)
+    odd = np.bincount(plane[even:], minlength=LEVELS)
+    return (pairs.sum(axis=0) + pairs.sum(axis=1) + odd).astype(np.int64)
 
 
 def _mean(counts: Sequence[int]) -> Fraction:

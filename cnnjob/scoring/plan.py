@@ -4,7 +4,7 @@ Units are what one call reads, scores and writes. A unit's name is a digest of e
 its rows, so a finished unit is recognized by its name alone, whichever run wrote it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from cnnjob import storage
 from cnnjob.config.score import ScoreConfig
 from cnnjob.data.manifest import Manifest, Shard
 from cnnjob.data.rows import Span
+from cnnjob.data.sources.base import rows_of_next
 from cnnjob.schema import SCORES_FORMAT_VERSION, SPLITS
 
 
@@ -114,19 +115,19 @@ def assemble(
     return Plan(digest, listing_digest, units, sum(rows))
 
 
-def _cut(shards: list[Shard], target_rows: int) -> list[tuple[Span, ...]]:
-    """Runs of at most ``target_rows`` rows, in order: small shards together, large ones in pieces."""
-    found: list[tuple[Span, ...]] = []
+def _cut(shards: Sequence[Shard], target_rows: int) -> Iterator[tuple[Span, ...]]:
+    """Runs of rows in order, as ``rows_of_next`` has them: small shards together, large ones in pieces."""
+    left = sum(shard.rows for shard in shards)
     current: list[Span] = []
-    room = target_rows
+    room = rows_of_next(left, target_rows)
     for shard in shards:
         start = 0
         while start < shard.rows:
             stop = min(shard.rows, start + room)
             current.append(Span(shard, start, stop))
             room -= stop - start
+            left -= stop - start
             start = stop
             if room == 0:
-                found.append(tuple(current))
-                current, room = [], target_rows
-    return [*found, tuple(current)] if current else found
+                yield tuple(current)
+                current, room = [], rows_of_next(left, target_rows)

@@ -17,7 +17,7 @@ import numpy as np
 
 PROCESSES = 2
 SECONDS = 3.0
-BATCH = 128
+BATCH = 64
 
 
 def matrix(precision: str) -> Callable[[], float]:

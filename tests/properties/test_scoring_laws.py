@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cnnjob.data.sources.base import SMALLEST_UNIT
 from cnnjob.scoring.drift import psi
 from cnnjob.scoring.plan import plan_dataset
 from cnnjob.storage import DIGEST_SPAN, sum_of_digests
@@ -42,6 +43,16 @@ def test_units_are_bounded_and_numbered(shard_rows, target_rows):
     assert all(0 < size <= target_rows for size in sizes)
     assert [unit.number for unit in found.units] == list(range(len(sizes)))
     assert found.rows == sum(sizes) == sum(shard_rows)
+
+
+@given(st.lists(st.integers(0, 90_000), max_size=8), st.integers(1, 40_000))
+def test_units_get_smaller_towards_the_end(shard_rows, target_rows):
+    """A unit has a quarter of the rows that are left, if that is no more than the target and no less than 2,048."""
+    left = sum(shard_rows)
+    for unit in plan(shard_rows, target_rows).units:
+        assert unit.rows == min(left, target_rows, max(SMALLEST_UNIT, left // 4))
+        left -= unit.rows
+    assert left == 0
 
 
 @given(shards, targets)

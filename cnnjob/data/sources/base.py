@@ -23,6 +23,9 @@ MAX_PIECES = 8
 its own rows, so more pieces would read it more often than they save."""
 
 
+SMALLEST_UNIT = 2_048
+"""Rows below which units are not made smaller towards the end: what a unit costs beside its rows would show."""
+
 Content = np.ndarray | bytes | Refusal
 """Of one row: uint8 pixels H x W or H x W x 3; or encoded bytes; or why there are none."""
 
@@ -99,7 +102,8 @@ def cut_units(
 
     Args:
         num_rows: Rows listed.
-        rows_per_unit: Rows in a unit, at most; a piece of a long run may have more.
+        rows_per_unit: Rows in a unit, at most; a piece of a long run may have more. The last ones of a listing without
+            runs have fewer, see ``rows_of_next``.
         runs: See ``Listing``; short ones are put together, long ones cut into at most ``MAX_PIECES``, or into more
             where these would be larger than twice ``bytes_per_unit``.
         sizes: Bytes of each row, where they are known.
@@ -111,9 +115,25 @@ def cut_units(
     elif sizes is not None:
         starts = _starts_by_size(sizes, rows_per_unit, bytes_per_unit)
     else:
-        starts = list(range(0, num_rows, rows_per_unit))
+        starts = list(_starts_of_rows(num_rows, rows_per_unit))
     stops = [*starts[1:], num_rows]
     return [Unit(number, start, stop) for number, (start, stop) in enumerate(zip(starts, stops, strict=False))]
+
+
+def rows_of_next(rows_left: int, rows_per_unit: int) -> int:
+    """Rows of the next unit: a quarter of those that are left, within ``SMALLEST_UNIT`` and ``rows_per_unit``.
+
+    Large units cost least, and small ones at the end let all processes end together: guided self-scheduling
+    (Polychronopoulos and Kuck, 1987). How many processes there are is not asked, since the units would differ.
+    """
+    return min(rows_left, rows_per_unit, max(SMALLEST_UNIT, rows_left // 4))
+
+
+def _starts_of_rows(num_rows: int, rows_per_unit: int) -> Iterator[int]:
+    at = 0
+    while at < num_rows:
+        yield at
+        at += rows_of_next(num_rows - at, rows_per_unit)
 
 
 def _starts_of_runs(runs: Sequence[int], rows_per_unit: int, pieces_per_row: float) -> list[int]:
@@ -136,7 +156,7 @@ def _starts_by_size(sizes: np.ndarray, rows_per_unit: int, bytes_per_unit: int) 
         starts.append(at)
         before = int(ends[at - 1]) if at else 0
         fitting = int(np.searchsorted(ends, before + bytes_per_unit, "right"))
-        at = max(at + 1, min(fitting, at + rows_per_unit))
+        at = max(at + 1, min(fitting, at + rows_of_next(len(sizes) - at, rows_per_unit)))
     return starts
 
 
