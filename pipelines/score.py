@@ -16,13 +16,14 @@ from cnnjob.config.load import dump_config
 from cnnjob.config.prepare import ImageConfig
 from cnnjob.config.score import ScoreConfig
 from cnnjob.errors import JobError
-from cnnjob.models import bundle as bundles
 from cnnjob.models.bundle import image_form
+from cnnjob.models.presets import net_of
 from cnnjob.scoring import commit
 from cnnjob.scoring.dates import day_of, days, for_date, parse
 from cnnjob.scoring.inputs import Input, open_input
 from cnnjob.scoring.ledger import Ledger
 from cnnjob.scoring.plan import Plan, ScoringModel, Unit
+from cnnjob.scoring.sizing import Sizes, sizes_of
 from cnnjob.scoring.table import ScoresManifest, Table, current
 from cnnjob.scoring.verify import verify
 from cnnjob.scoring.work import Desk, Receipt, finished_units
@@ -224,16 +225,28 @@ def _score(
     if not units:
         return
     # Imported here: where nothing is left to do, there is no need to wait for Ray.
-    from cnnjob.cluster.session import Needs, cpus_available, machine_cpus, session
+    from cnnjob.cluster.session import Needs, cpus_available, gpus_available, session
     from cnnjob.scoring import job
 
-    graph = resolved.bundle.files[bundles.ONNX]
-    processes = job.num_processes(config.engine, len(units), machine_cpus())
-    needs = Needs(processes, config.engine.threads_per_process, key="engine.num_processes")
+    engine, net = config.engine, net_of(resolved.bundle.description.architecture)
+
+    def fitting() -> Sizes:
+        return sizes_of(engine, net, units=len(units), cpus=cpus_available(), gpus=gpus_available())
+
+    sizes = fitting()
+    needs = Needs(
+        sizes.processes,
+        sizes.threads,
+        data_cpus=int(sizes.use_gpu and desk.reader.decodes),
+        gpus=sizes.processes if sizes.use_gpu else 0,
+        key="engine.num_processes",
+    )
     rows, total = 0, sum(unit.rows for unit in units)
     with session(needs, console):
-        pace.processes = processes = job.num_processes(config.engine, len(units), cpus_available())
-        for receipt in job.run(units, desk, graph, config.engine, processes):
+        sizes = fitting()
+        console.note(f"Scoring in {sizes}")
+        pace.processes = sizes.processes
+        for receipt in job.run(units, desk, resolved.bundle, sizes, num_processes=engine.num_processes):
             rows += receipt.rows + len(receipt.refused)
             console.advance("scoring", rows, total, "rows")
             yield receipt

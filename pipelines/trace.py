@@ -76,14 +76,12 @@ def run(net: Net, *, image: str | None, bundle: "Bundle | None", png: Path, cons
 def _with_picture(
     result: TraceResult, net: Net, image: str, bundle: "Bundle | None", png: Path, console: Console
 ) -> TraceResult:
-    from safetensors.torch import load
-
     from cnnjob.data.decode import Refusal
     from cnnjob.data.formats.encoded import decode
-    from cnnjob.models.bundle import SAFETENSORS
     from cnnjob.models.cnn import build
     from cnnjob.models.feature_maps import draw_feature_maps
     from cnnjob.models.layers import layers
+    from cnnjob.models.restore import restored
 
     limits, form = LimitsConfig(), _form(net, bundle)
     try:
@@ -93,13 +91,13 @@ def _with_picture(
     pixels = decode(content, form, limits)
     if isinstance(pixels, Refusal):
         raise UserError(f"--image {image} cannot be used: {pixels.reason}, {pixels.detail}")
-    channels = net.shape[0]
-    module = build(net, [0.5] * channels, [0.25] * channels, seed=0)
     if bundle is None:
+        channels = net.shape[0]
+        module = build(net, [0.5] * channels, [0.25] * channels, seed=0)
         console.note("These are untrained weights (seed 0); give --model for those of a registered model")
         class_names = tuple(str(number) for number in range(net.num_classes))
     else:
-        module.load_state_dict(load(bundle.files[SAFETENSORS]))
+        module = restored(bundle)
         class_names = bundle.description.class_names
     found = layers(module, pixels)
     storage.write_bytes(str(png.absolute()), draw_feature_maps(found, class_names))

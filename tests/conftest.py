@@ -23,6 +23,14 @@ def digits(tmp_path_factory: pytest.TempPathFactory):
 
 
 @pytest.fixture(scope="session")
+def digits_rows(digits):
+    """The digits' test rows."""
+    from tests.helpers import rows_of
+
+    return rows_of(digits.path, digits.manifest, "test")
+
+
+@pytest.fixture(scope="session")
 def trained(digits):
     """The default net after one epoch on the digits."""
     from tests.helpers import TrainingRun, train_config

@@ -3,6 +3,7 @@
 Nothing here starts Ray: where the product spreads a plain function over a cluster, it is called here in a loop.
 """
 
+import dataclasses
 import hashlib
 import random
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ import torch
 
 from cnnjob.config.prepare import ImageConfig, LimitsConfig, PrepareConfig, ShardsConfig, SourceConfig, SplitConfig
 from cnnjob.config.score import InputConfig, ScoreConfig, UnitsConfig
-from cnnjob.config.train import OptimizerConfig, TrainConfig
+from cnnjob.config.train import ModelConfig, OptimizerConfig, TrainConfig
 from cnnjob.data import job
 from cnnjob.data.manifest import Image, Manifest, Shard, Split, Statistics
 from cnnjob.data.rows import Rows, read_rows
@@ -25,6 +26,7 @@ from cnnjob.data.sources.base import Listing, listing_table
 from cnnjob.models.bundle import DESCRIPTION, ONNX, SAFETENSORS, Bundle, describe
 from cnnjob.models.cnn import Classifier, build
 from cnnjob.models.export import export_onnx, weights
+from cnnjob.models.presets import net_for
 from cnnjob.models.spec import Block, Net
 from cnnjob.progress import Silent
 from cnnjob.schema import DATASET_FORMAT_VERSION, ID, SPLITS
@@ -228,10 +230,11 @@ class TrainingRun:
 
 
 def description_of(manifest: Manifest) -> dict[str, Any]:
-    """What ``model.json`` says of a model for the manifest's data, without the format version."""
+    """What ``model.json`` says of the default net for the manifest's data, without the format version."""
     statistics = manifest.statistics
+    net = net_for(ModelConfig(preset="default"), manifest.image.shape, len(manifest.class_names))
     return {
-        "architecture": {"blocks": []},
+        "architecture": dataclasses.asdict(net),
         "class_names": manifest.class_names,
         "image": manifest.image.model_dump(),
         "mean": statistics.mean,

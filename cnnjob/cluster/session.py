@@ -80,6 +80,16 @@ def cpus_available() -> int:
     return int(ray.cluster_resources().get("CPU", 0)) if ray.is_initialized() else machine_cpus()
 
 
+def machine_gpus() -> int:
+    """NVIDIA GPUs of this machine."""
+    return len(list(Path("/dev").glob("nvidia[0-9]*")))
+
+
+def gpus_available() -> int:
+    """GPUs of the Ray the job would run on, if it is open, else of this machine."""
+    return int(ray.cluster_resources().get("GPU", 0)) if ray.is_initialized() else machine_gpus()
+
+
 def apply_environment() -> None:
     """Set what Ray reads from the environment when it starts; what the user has set stays."""
     for name, value in {**_DRIVER_ENVIRONMENT, **WORKER_ENVIRONMENT}.items():
@@ -150,8 +160,8 @@ def check_machine(needs: Needs) -> None:
     have = machine_cpus()
     if needs.cpus > have:
         raise ResourceError(_too_few(needs, have, "this machine has"))
-    if needs.gpus and not Path("/dev/nvidia0").exists():
-        raise ResourceError(f"use_gpu asks for {needs.gpus} GPUs, and this machine has none; set use_gpu: false")
+    if needs.gpus > machine_gpus():
+        raise ResourceError(_too_few_gpus(needs, machine_gpus(), "this machine has"))
 
 
 def _start_local(needs: Needs) -> None:
@@ -191,7 +201,12 @@ def _check_cluster(needs: Needs) -> None:
         raise ResourceError(_too_few(needs, have, "the cluster has"))
     gpus = int(resources.get("GPU", 0))
     if needs.gpus > gpus:
-        raise ResourceError(f"use_gpu asks for {needs.gpus} GPUs, the cluster has {gpus}; lower {needs.key}")
+        raise ResourceError(_too_few_gpus(needs, gpus, "the cluster has"))
+
+
+def _too_few_gpus(needs: Needs, have: int, who: str) -> str:
+    advice = f"lower {needs.key}" if have else "set use_gpu: false"
+    return f"use_gpu asks for {needs.gpus} GPUs, and {who} {have or 'none'}; {advice}."
 
 
 def _too_few(needs: Needs, have: int, who: str) -> str:

@@ -73,14 +73,21 @@ class EngineConfig(Config):
     """The arithmetic."""
 
     num_processes: int | None = Field(default=None, ge=1, le=4096)
-    """Scoring processes, never more; by default as many as the CPUs allow, and then none waits for its next unit: with
-    a number stated each waits 0.1 to 0.2 s between tasks."""
+    """Scoring processes, never more; by default as many as the CPUs, or the GPUs, allow. On CPUs none waits for its
+    next unit then: with a number stated each waits 0.1 to 0.2 s between tasks."""
 
     threads_per_process: int = Field(default=1, ge=1, le=256)
     """Threads of ONNX Runtime in each process; each reserves as many CPUs."""
 
-    batch_size_per_process: int = Field(default=64, ge=1, le=65_536)
-    """Images in one call of the graph. 32 to 96 keep the activations inside a CPU's cache, beside what others use."""
+    batch_size_per_process: int | None = Field(default=None, ge=1, le=65_536)
+    """Images in one call of the net; by default as many as keep its largest map within 4 MiB, near a CPU's
+    caches, 4 to 64, or as a GPU's memory bears."""
+
+    use_gpu: bool = False
+    """A GPU for each process. Images that have to be decoded are, by all CPUs beside the processes."""
+
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic of convolutions and products, on GPUs; probabilities are float32. On CPUs it is fp32."""
 
 
 class ScoreConfig(Config):
@@ -165,7 +172,15 @@ def timezone_is_known(timezone: str) -> Iterator[str]:
         yield f"{timezone!r} is no time zone; it should be an IANA name such as UTC or Europe/Berlin"
 
 
+@rule("engine")
+def bf16_on_gpus(engine: EngineConfig) -> Iterator[str]:
+    """bfloat16 is for GPUs."""
+    if engine.precision == "bf16" and not engine.use_gpu:
+        yield "precision is bf16, which is for GPUs; leave it out, or set engine.use_gpu: true"
+
+
 RULES = (
+    bf16_on_gpus,
     split_belongs_to_dataset,
     columns_belong_to_a_manifest,
     packed_images_have_their_form,

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import ray
 import ray.data
-from ray.data import TaskPoolStrategy
+from ray.data import ActorPoolStrategy, Dataset, TaskPoolStrategy
 
 from cnnjob.errors import CnnjobError, JobError
 
@@ -41,6 +41,8 @@ class Caller:
 
     def _outcome(self, item: Any) -> Any:
         """The result, or our own error as it is: an exception here would reach the driver as a text of Ray's."""
+        if isinstance(item, _Failure):
+            return item  # Of the stage before.
         try:
             return self.function(item)
         except CnnjobError as error:
@@ -72,11 +74,9 @@ def spread(
         CnnjobError: The first that the function raised.
         JobError: It raised anything else, or its process died again and again.
     """
-    quiet_ray_data()
     if not items:
         return
-    rows = [{_COLUMN: pickle.dumps(item)} for item in items]
-    dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
+    dataset = _dataset_of(items)
     dataset.context.execution_options.preserve_order = ordered
     if not ordered:
         # Small results need no holding back; where it is, Ray Data at times runs one task alone.
@@ -85,7 +85,55 @@ def spread(
     # No more than there are items: Ray Data would warn of it.
     at_once = None if ordered else min(len(items), tasks_in_hand(processes, cpus))
     compute = TaskPoolStrategy(at_once)
-    mapped = dataset.map_batches(Caller(function).__call__, batch_size=1, num_cpus=cpus, compute=compute)
+    yield from _results(dataset.map_batches(Caller(function).__call__, batch_size=1, num_cpus=cpus, compute=compute))
+
+
+def spread_over_gpus(
+    function: Callable[[Any], Result],
+    items: Sequence[Item],
+    *,
+    processes: int,
+    cpus: int = 1,
+    before: Callable[[Item], Any] | None = None,
+) -> Iterator[Result]:
+    """Yield ``function(before(item))`` for each item, in order of completion.
+
+    ``function`` runs in actors with a GPU each: of a task with a GPU Ray ends the process, and starting CUDA takes
+    seconds.
+
+    Args:
+        function: A plain function; it is sent to the workers.
+        items: Small values; one is one task.
+        processes: GPUs, and actors.
+        cpus: CPUs that each of them reserves.
+        before: What runs on all other CPUs, as tasks; its results travel through the object store, and no more are
+            made than there is room for. None: nothing.
+
+    Raises:
+        CnnjobError: The first that a function raised.
+        JobError: It raised anything else, or its process died again and again.
+    """
+    if not items:
+        return
+    dataset = _dataset_of(items)
+    if before is not None:
+        dataset = dataset.map_batches(Caller(before).__call__, batch_size=1, num_cpus=1)
+    # By default an actor that dies is started again without end.
+    bounds = {"max_restarts": 2, "max_task_retries": 2}
+    pool = ActorPoolStrategy(size=processes)
+    yield from _results(
+        dataset.map_batches(
+            Caller, fn_constructor_args=(function,), batch_size=1, num_cpus=cpus, num_gpus=1, compute=pool, **bounds
+        )
+    )
+
+
+def _dataset_of(items: Sequence[Any]) -> Dataset:
+    quiet_ray_data()
+    return ray.data.from_items([{_COLUMN: pickle.dumps(item)} for item in items], override_num_blocks=len(items))
+
+
+def _results(mapped: Dataset) -> Iterator[Any]:
     try:
         for row in mapped.iter_rows():
             result = pickle.loads(row[_COLUMN])  # noqa: S301 - our own result, from our own task

@@ -55,7 +55,7 @@ def _count(plane: np.ndarray) -> np.ndarray:
     even = len(plane) // 2 * 2
     pairs = np.bincount(plane[:even].view(np.uint16), minlength=LEVELS**2).reshape(LEVELS, LEVELS)
     odd = np.bincount(plane[even:], minlength=LEVELS)
-    return (pairs.sum(axis=0) + pairs.sum(axis=1) + odd).astype(np.int64)
+    return np.asarray(pairs.sum(axis=0) + pairs.sum(axis=1) + odd, dtype=np.int64)
 
 
 def _mean(counts: Sequence[int]) -> Fraction:

@@ -27,7 +27,7 @@ from cnnjob.data.sources.folder import FolderSource
 from cnnjob.data.sources.table import TableSource
 from cnnjob.data.staging import UNLISTED_BYTES, canonical_of, read_listing, write_listing
 from cnnjob.schema import DETAIL, GIVEN, ID, IMAGE, LABEL, REASON, SPLITS, URI
-from cnnjob.scoring.plan import Plan, ScoringModel, Unit, assemble, context_of, plan_dataset
+from cnnjob.scoring.plan import Plan, ScoringModel, Unit, assemble, context_of, plan_dataset, rows_per_unit
 
 DUPLICATE = "_duplicate"
 _TWICE = Refusal("duplicate_id", "a row before it in the input has the same id")
@@ -52,6 +52,10 @@ class Batch:
 
 class UnitReader(Protocol):
     """Reads units; small, and sent to workers."""
+
+    @property
+    def decodes(self) -> bool:
+        """Whether reading is mostly decoding, which is worth CPUs of its own where a GPU scores."""
 
     def read(self, unit: Unit) -> Iterator[Batch]:
         """All rows of a unit, each once, in order."""
@@ -100,7 +104,8 @@ class DatasetInput:
     def stage(self, staging: str) -> UnitReader:
         """Nothing: the shards are what units read."""
         del staging
-        return DatasetReader(self.uri, self.manifest.image.shape, tuple(field.name for field in self.keys))
+        keys, encoded = tuple(field.name for field in self.keys), self.manifest.image.storage == "encoded"
+        return DatasetReader(self.uri, self.manifest.image.shape, keys, encoded)
 
     def ids(self, unit: Unit) -> Iterator[pa.ChunkedArray]:
         """From the shards."""
@@ -116,6 +121,7 @@ class DatasetReader:
     uri: str
     shape: tuple[int, int, int]
     keys: tuple[str, ...]
+    decodes: bool
 
     def read(self, unit: Unit) -> Iterator[Batch]:
         """A row group at a time."""
@@ -132,7 +138,7 @@ class ListedInput:
         source = FolderSource(self._form) if config.input.kind == "folder" else TableSource(self._form, labelled=False)
         listing = source.listing("")
         self._listing = Listing(_marked(listing.rows), (), listing.reader, listing.keys, listing.passed_over)
-        self._runs = _runs(config, listing)
+        self._runs = _runs(config, image, listing)
         # Of bytes inside Parquet files the rows say where they lie, not what they are: the files' identity does.
         self._digest = source.digest()
 
@@ -170,6 +176,7 @@ class ListedReader:
     reader: Reader
     form: PrepareConfig
     keys: tuple[str, ...]
+    decodes: bool = True
 
     def read(self, unit: Unit) -> Iterator[Batch]:
         """``BATCH_ROWS`` images at a time, decoded within the limits."""
@@ -238,13 +245,14 @@ def _marked(rows: pa.Table) -> pa.Table:
     return rows.drop_columns([LABEL, GIVEN]).append_column(DUPLICATE, pa.array(twice))
 
 
-def _runs(config: ScoreConfig, listing: Listing) -> list[Run]:
+def _runs(config: ScoreConfig, image: ImageConfig, listing: Listing) -> list[Run]:
     units, rows = config.units, listing.rows
     sizes = None
     if SIZE in rows.column_names:
         listed = rows.column(SIZE).fill_null(0).to_numpy()
         sizes = np.where(listed < 0, UNLISTED_BYTES, listed)
-    return cut_units(len(rows), units.target_rows, listing.runs, sizes, units.target_bytes, listing.mean_bytes)
+    at_most = rows_per_unit(config, (image.channels, image.height, image.width), decodes=True)
+    return cut_units(len(rows), at_most, listing.runs, sizes, units.target_bytes, listing.mean_bytes)
 
 
 def _slice(rows: pa.Table, run: Run) -> pa.Table:

@@ -6,26 +6,22 @@ the model's engine once and keeps it for all of its units.
 
 import uuid
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
 
 import ray
 
 from cnnjob import storage
-from cnnjob.config.score import EngineConfig
 from cnnjob.data.attempts import count_attempt
-from cnnjob.data.spread import spread
+from cnnjob.data.spread import spread, spread_over_gpus
 from cnnjob.errors import CnnjobError, JobError
+from cnnjob.models.bundle import ONNX, Bundle
 from cnnjob.scoring.engine import Engine
+from cnnjob.scoring.inputs import Batch, UnitReader
 from cnnjob.scoring.plan import Unit
-from cnnjob.scoring.work import Desk, Receipt, do_unit, finished
-
-
-def num_processes(config: EngineConfig, units: int, cpus: int) -> int:
-    """How many processes score: as configured, else as many as the CPUs hold, and no more than there are units."""
-    fitting = max(1, cpus // config.threads_per_process)
-    return max(1, min(units, config.num_processes or fitting))
-
+from cnnjob.scoring.sizing import Sizes
+from cnnjob.scoring.work import Arithmetic, Desk, Receipt, do_unit, finished
 
 TASKS_PER_SHARE = 8
 MAX_GROUP = 256
@@ -43,39 +39,98 @@ def grouped(units: Sequence[Unit], processes: int) -> list[tuple[Unit, ...]]:
     return groups
 
 
-def run(units: Sequence[Unit], desk: Desk, graph: bytes, config: EngineConfig, processes: int) -> Iterator[Receipt]:
+@dataclass(frozen=True)
+class _Task:
+    """What every task of a job is given.
+
+    Attributes:
+        desk: What every unit shares.
+        bundle: The model, in the object store.
+        sizes: Of the arithmetic.
+        device: Of torch, where it is not ONNX Runtime's.
+        attempt: Of this run, under which units that end their process are counted.
+    """
+
+    desk: Desk
+    bundle: Any
+    sizes: Sizes
+    device: str
+    attempt: str
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    """A unit whose images are in memory; it reads them, and no other."""
+
+    unit: Unit
+    batches: list[Batch]
+    decodes: bool = False
+
+    def read(self, unit: Unit) -> Iterator[Batch]:
+        """The batches."""
+        assert unit == self.unit
+        return iter(self.batches)
+
+
+def run(
+    units: Sequence[Unit],
+    desk: Desk,
+    bundle: Bundle,
+    sizes: Sizes,
+    *,
+    num_processes: int | None = None,
+    device: str = "cuda",
+) -> Iterator[Receipt]:
     """Do the units, yielding receipts as they come. A Ray session must be open.
+
+    Args:
+        units: In the order of the plan.
+        desk: What they share.
+        bundle: The model.
+        sizes: Of the arithmetic.
+        num_processes: A bound that must not be passed, whatever the cluster grows to; None: there is none.
+        device: Where torch calculates, with ``sizes.use_gpu``.
 
     Raises:
         JobError: A unit failed, or killed its process ``MAX_ATTEMPTS`` times. Finished units keep their parts and
             receipts; the same command goes on from them.
     """
-    reference = ray.put(graph)
-    task = partial(_score_group, desk=desk, graph=reference, config=config, attempt=uuid.uuid4().hex)
-    groups = grouped(units, processes)
-    for receipts in spread(task, groups, cpus=config.threads_per_process, processes=config.num_processes):
+    task = _Task(desk, ray.put(bundle), sizes, device, uuid.uuid4().hex)
+    if sizes.use_gpu:
+        decode = partial(_decode, reader=desk.reader, task=task) if desk.reader.decodes else None
+        score = partial(_score_decoded if decode else _score_unit, task=task)
+        yield from spread_over_gpus(score, units, processes=sizes.processes, cpus=sizes.threads, before=decode)
+        return
+    groups = grouped(units, sizes.processes)
+    for receipts in spread(partial(_score_group, task=task), groups, cpus=sizes.threads, processes=num_processes):
         yield from receipts
 
 
-def _score_group(
-    units: tuple[Unit, ...], *, desk: Desk, graph: Any, config: EngineConfig, attempt: str
-) -> list[Receipt]:
+def _score_group(units: tuple[Unit, ...], *, task: _Task) -> list[Receipt]:
     """Some units in, their receipts out. Where a unit killed the process, those before it are not done again."""
     receipts = []
     for unit in units:
-        before = finished(unit, desk.staging) if len(units) > 1 else None
-        receipts.append(before or _score_unit(unit, desk=desk, graph=graph, config=config, attempt=attempt))
+        before = finished(unit, task.desk.staging) if len(units) > 1 else None
+        receipts.append(before or _score_unit(unit, task=task))
     return receipts
 
 
-def _score_unit(unit: Unit, *, desk: Desk, graph: Any, config: EngineConfig, attempt: str) -> Receipt:
+def _decode(unit: Unit, *, reader: UnitReader, task: _Task) -> _Decoded:
+    """One unit in, its images out."""
+    _count(unit, task, "decoding")
+    return _Decoded(unit, list(reader.read(unit)))
+
+
+def _score_decoded(decoded: _Decoded, *, task: _Task) -> Receipt:
+    """One unit with its images in, its receipt out."""
+    return _score_unit(decoded.unit, task=replace(task, desk=replace(task.desk, reader=decoded)))
+
+
+def _score_unit(unit: Unit, *, task: _Task) -> Receipt:
     """One unit in, its receipt out."""
-    marks = storage.join(desk.staging, "attempts", attempt, unit.name)
-    where = f" from {unit.spans[0].shard.path} on" if unit.spans else ""
-    count_attempt(marks, f"unit {unit.number} ({unit.rows} rows{where})")
+    _count(unit, task, "scoring")
     try:
-        engine = _engine(desk.model.digest, graph, config.threads_per_process, config.batch_size_per_process)
-        return do_unit(unit, desk, engine)
+        return do_unit(unit, task.desk, _engine(task.desk.model.digest, task.bundle, task.sizes, task.device))
     except CnnjobError:
         raise
     except Exception as error:
@@ -85,8 +140,22 @@ def _score_unit(unit: Unit, *, desk: Desk, graph: Any, config: EngineConfig, att
         ) from error
 
 
+def _count(unit: Unit, task: _Task, what: str) -> None:
+    """A unit that takes its process with it does so a few times and no more."""
+    marks = storage.join(task.desk.staging, "attempts", task.attempt, what, unit.name)
+    where = f" from {unit.spans[0].shard.path} on" if unit.spans else ""
+    count_attempt(marks, f"unit {unit.number} ({unit.rows} rows{where})")
+
+
 @cache
-def _engine(digest: str, graph: Any, threads: int, batch_size: int) -> Engine:
-    """The engine of this process; ``digest`` tells models apart."""
+def _engine(digest: str, reference: Any, sizes: Sizes, device: str) -> Arithmetic:
+    """The arithmetic of this process; ``digest`` tells models apart."""
     del digest
-    return Engine(ray.get(graph), threads=threads, batch_size=batch_size)
+    bundle: Bundle = ray.get(reference)
+    if sizes.use_gpu:
+        # Imported here: torch takes 2 s and 200 MB, which ONNX Runtime has no need of.
+        from cnnjob.scoring.torch_engine import TorchEngine
+
+        return TorchEngine(bundle, device=device, bf16=sizes.bf16, batch_size=sizes.batch_size)
+    assert sizes.batch_size is not None, "known from the net, on a CPU"
+    return Engine(bundle.files[ONNX], threads=sizes.threads, batch_size=sizes.batch_size)

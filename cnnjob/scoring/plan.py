@@ -6,6 +6,7 @@ its rows, so a finished unit is recognized by its name alone, whichever run wrot
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 from cnnjob import storage
@@ -73,7 +74,8 @@ def plan_dataset(config: ScoreConfig, manifest: Manifest, model: ScoringModel) -
     """Plan the scoring of a split of a prepared data set."""
     names = SPLITS if config.input.split == "all" else (str(config.input.split),)
     shards = [shard for name in names for shard in manifest.splits[name].shards]
-    cuts = list(_cut(shards, config.units.target_rows))
+    encoded = manifest.image.storage == "encoded"
+    cuts = list(_cut(shards, rows_per_unit(config, model.shape, decodes=encoded)))
     entries = [[[span.shard.path, span.shard.sha256, span.start, span.stop] for span in spans] for spans in cuts]
     rows = [sum(span.stop - span.start for span in spans) for spans in cuts]
     listed = storage.digest_of([[shard.path, shard.sha256] for shard in shards])
@@ -82,12 +84,22 @@ def plan_dataset(config: ScoreConfig, manifest: Manifest, model: ScoringModel) -
 
 def context_of(config: ScoreConfig, model: ScoringModel, *more: Any) -> dict[str, Any]:
     """What can change a row, beside the row itself: the model, the config's keys that do, the format's version."""
+    # A GPU's probabilities are those of a CPU but for the last bits, and bfloat16's are others.
+    on_gpu = {"gpu": config.engine.precision} if config.engine.use_gpu else {}
     return {
+        **on_gpu,
         "format_version": SCORES_FORMAT_VERSION,
         "model": [model.name, model.version, model.digest],
         "probabilities": config.probabilities,
         "more": more,
     }
+
+
+def rows_per_unit(config: ScoreConfig, shape: tuple[int, int, int], *, decodes: bool) -> int:
+    """Rows in a unit, at most. Where a GPU scores what CPUs decode, all images of a unit travel between processes."""
+    if not (decodes and config.engine.use_gpu):
+        return config.units.target_rows
+    return max(1, min(config.units.target_rows, config.units.target_bytes // prod(shape)))
 
 
 def assemble(

@@ -8,6 +8,7 @@ import datetime as dt
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -28,7 +29,6 @@ from cnnjob.schema import (
     SCORED_AT,
     scores_schema,
 )
-from cnnjob.scoring.engine import Engine
 from cnnjob.scoring.inputs import UnitReader
 from cnnjob.scoring.plan import ScoringModel, Unit
 
@@ -36,6 +36,13 @@ _PROBABILITIES = (PROBABILITIES, "p_")
 
 DRIFT_STRIDE = 16
 """Pixels of every 16th row are counted for drift: a share of the work that does not show."""
+
+
+class Arithmetic(Protocol):
+    """What makes probabilities of images."""
+
+    def probabilities(self, images: np.ndarray) -> np.ndarray:
+        """Class probabilities of uint8 images N x C x H x W, as float32 N x classes."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +105,7 @@ def receipt_uri(staging: str, unit: str) -> str:
     return storage.join(staging, f"{unit}.json")
 
 
-def do_unit(unit: Unit, desk: Desk, engine: Engine) -> Receipt:
+def do_unit(unit: Unit, desk: Desk, engine: Arithmetic) -> Receipt:
     """Read, score and write one unit; the receipt is durable when this returns."""
     began = time.perf_counter()
     schema = scores_schema(desk.model.class_names, desk.layout, desk.keys)

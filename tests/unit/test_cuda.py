@@ -1,8 +1,12 @@
 """What needs a GPU: run where there is one."""
 
+import numpy as np
 import pytest
 import torch
 
+from cnnjob.models.bundle import ONNX
+from cnnjob.scoring.engine import Engine
+from cnnjob.scoring.torch_engine import TorchEngine
 from cnnjob.training.feed import Place
 from cnnjob.training.worker import Worker
 from tests.helpers import training_rows
@@ -30,3 +34,11 @@ def test_a_worker_trains_on_a_gpu(tmp_path, precision, compiled):
     worker = Worker(job, CudaGroup(Place(0, 1), job.run_folder))
     worker.run()
     assert worker.progress.epoch == 2
+
+
+@pytest.mark.parametrize(("bf16", "bound"), [(False, 1e-5), (True, 0.05)])
+def test_a_gpu_scores_like_a_cpu(bundle, digits_rows, bf16, bound):
+    """A GPU's probabilities are those of ONNX Runtime, within rounding; its memory says how many images it takes."""
+    expected = Engine(bundle.files[ONNX], threads=1, batch_size=32).probabilities(digits_rows.images)
+    engine = TorchEngine(bundle, device="cuda", bf16=bf16, batch_size=None)
+    assert np.abs(engine.probabilities(digits_rows.images) - expected).max() < bound

@@ -1,5 +1,7 @@
-from cnnjob.config.score import EngineConfig, InputConfig
-from cnnjob.scoring.plan import plan_dataset
+from pathlib import Path
+
+from cnnjob.config.score import EngineConfig, InputConfig, UnitsConfig
+from cnnjob.scoring.plan import plan_dataset, rows_per_unit
 from tests.helpers import manifest_of, score_config, scoring_model
 
 MANIFEST = manifest_of([50, 7, 7, 130])
@@ -18,6 +20,23 @@ def test_plan_is_a_function_of_its_inputs(tmp_path):
     first = plan(tmp_path / "a")
     assert plan(tmp_path / "b") == first
     assert plan(tmp_path / "a", engine=EngineConfig(num_processes=7, batch_size_per_process=3)) == first
+
+
+def test_a_gpus_precision_changes_every_unit(tmp_path):
+    """What a CPU scored, a GPU in float32 and one in bfloat16 are units of different names."""
+    engines = [EngineConfig(), *(EngineConfig(use_gpu=True, precision=kind) for kind in ("fp32", "bf16"))]
+    found = [name for engine in engines for name in names(plan(tmp_path, engine=engine))]
+    assert len(set(found)) == len(found)
+
+
+def test_images_that_travel_to_a_gpu_are_bounded():
+    """Where CPUs decode for a GPU, a unit has no more decoded images than ``target_bytes`` holds, and one at least."""
+    config = score_config("data", Path("scores"), target_rows=100, engine=EngineConfig(use_gpu=True))
+    narrow = config.model_copy(update={"units": UnitsConfig(target_rows=100, target_bytes=50)})
+    assert rows_per_unit(config, (3, 32, 32), decodes=True) == 100
+    assert rows_per_unit(narrow, (1, 2, 5), decodes=True) == 5
+    assert rows_per_unit(narrow, (3, 32, 32), decodes=True) == 1
+    assert rows_per_unit(narrow, (3, 32, 32), decodes=False) == 100
 
 
 def test_another_model_changes_every_unit(tmp_path):
