@@ -133,7 +133,7 @@ def _run_once(job: TrainJob, faults: list[dict[str, Any]], window_bytes: int = W
 
 
 def _work(job: TrainJob, rank: int, store: str, faults: str, window_bytes: int) -> None:
-    feed.WINDOW_BYTES = window_bytes
+    feed.WINDOW_BYTES, feed.ARROW_BYTES = window_bytes, 0
     os.environ[phases.ENVIRONMENT] = faults
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     place = Place(rank, job.config.num_workers)

@@ -1,8 +1,11 @@
 """Rows of a prepared data set as arrays: which row groups hold a range, and reading just those."""
 
 import json
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -58,27 +61,59 @@ def read_span(dataset: str, span: Span, columns: tuple[str, ...]) -> Iterator[pa
     """The row groups of a span, cut to it, one at a time.
 
     Raises:
-        IntegrityError: The file is gone, is not what the manifest says, or a byte of what is read has changed:
-            each page has a checksum, since a flipped byte in a picture decodes to another picture.
+        IntegrityError: See ``read_spans``.
     """
-    uri = storage.join(dataset, span.shard.path)
+    return (table for _, table in read_spans(dataset, [span], columns))
+
+
+def read_spans(dataset: str, wanted: Sequence[Span], columns: tuple[str, ...]) -> Iterator[tuple[int, pa.Table]]:
+    """The row groups of spans, cut to them, one at a time: each with the number of its span.
+
+    A file is opened once, since its footer says where each of its row groups lies: with small ones it is large. Spans
+    come by file therefore, and those of a file in their order.
+
+    Raises:
+        IntegrityError: A file is gone, is not what the manifest says, or a byte of what is read has changed: each page
+            has a checksum, since a flipped byte in a picture decodes to another picture.
+    """
+    by_file: dict[str, list[int]] = {}
+    for number, span in enumerate(wanted):
+        by_file.setdefault(span.shard.path, []).append(number)
+    for path, numbers in by_file.items():
+        with _opened(storage.join(dataset, path), wanted[numbers[0]].shard) as parquet:
+            groups = range(parquet.num_row_groups)
+            ends = list(accumulate(parquet.metadata.row_group(group).num_rows for group in groups))
+            for number in numbers:
+                for table in _cut(parquet, ends, wanted[number], list(columns)):
+                    yield number, table
+
+
+@contextmanager
+def _opened(uri: str, shard: Shard) -> Iterator[pq.ParquetFile]:
     filesystem, path = storage.resolve(uri)
     try:
         with filesystem.open_input_file(path) as file, pq.ParquetFile(file, page_checksum_verification=True) as parquet:
-            if parquet.metadata.num_rows != span.shard.rows:
+            if parquet.metadata.num_rows != shard.rows:
                 raise IntegrityError(
-                    f"{uri} has {parquet.metadata.num_rows} rows, its manifest says {span.shard.rows}; "
+                    f"{uri} has {parquet.metadata.num_rows} rows, its manifest says {shard.rows}; "
                     f"prepare the data set again"
                 )
-            first = 0
-            for group in range(parquet.num_row_groups):
-                rows = parquet.metadata.row_group(group).num_rows
-                low, high = max(span.start - first, 0), min(span.stop - first, rows)
-                if low < high:
-                    yield parquet.read_row_group(group, columns=list(columns), use_threads=False).slice(low, high - low)
-                first += rows
+            yield parquet
     except (OSError, pa.ArrowInvalid) as error:
         raise IntegrityError(f"{uri} cannot be read: {str(error).rstrip('.')}. Prepare the data set again.") from error
+
+
+def _cut(parquet: pq.ParquetFile, ends: list[int], span: Span, columns: list[str]) -> Iterator[pa.Table]:
+    """The row groups of a span; ``ends`` has the row behind each group of the file."""
+    start = span.start
+    for group in range(bisect_right(ends, span.start), len(ends)):
+        if start >= span.stop:
+            return
+        first = ends[group - 1] if group else 0
+        stop = min(span.stop, ends[group])
+        if start < stop:
+            yield parquet.read_row_group(group, columns=columns, use_threads=False).slice(start - first, stop - start)
+            start = stop
 
 
 def images_of(table: pa.Table, shape: tuple[int, int, int]) -> np.ndarray:

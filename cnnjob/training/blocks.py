@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 import torch
 
 from cnnjob.data.manifest import Manifest
-from cnnjob.data.rows import images_of, read_span, spans
+from cnnjob.data.rows import images_of, read_spans, spans
 from cnnjob.schema import IMAGE, LABEL
 from cnnjob.training.order import Block
 
@@ -33,25 +34,31 @@ class BlockReader:
     manifest: Manifest
     first: int
 
-    def __call__(self, blocks: tuple[Block, ...]) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(self, blocks: tuple[Block, ...], out: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Images, H x W x C bytes each, and labels, as they lie: in the order of the blocks.
+
+        Args:
+            blocks: Which rows.
+            out: uint8 N x (H x W x C), N as many as there are rows or more: the images are put there. None: anew.
 
         Raises:
             IntegrityError: A file is gone or is not what the manifest says.
         """
         channels, height, width = self.manifest.image.shape
         count = sum(stop - start for start, stop in blocks)
-        images = np.empty((count, height, width, channels), dtype=np.uint8)
+        rows = np.empty((count, height * width * channels), dtype=np.uint8) if out is None else out[:count]
+        images = rows.reshape(count, height, width, channels)
         labels = np.empty(count, dtype=np.int64)
-        at = 0
-        for start, stop in blocks:
-            for span in spans(self.manifest.splits["train"], self.first + start, self.first + stop):
-                for table in read_span(self.dataset, span, (IMAGE, LABEL)):
-                    part = slice(at, at + len(table))
-                    images[part] = images_of(table, self.manifest.image.shape).transpose(0, 2, 3, 1)
-                    labels[part] = table.column(LABEL).to_numpy()
-                    at += len(table)
-        return images.reshape(count, height * width * channels), labels
+        train = self.manifest.splits["train"]
+        wanted = [span for start, stop in blocks for span in spans(train, self.first + start, self.first + stop)]
+        # Where the rows of each span begin, and then where its next rows go.
+        places = [0, *accumulate(span.stop - span.start for span in wanted)]
+        for number, table in read_spans(self.dataset, wanted, (IMAGE, LABEL)):
+            part = slice(places[number], places[number] + len(table))
+            images[part] = images_of(table, self.manifest.image.shape).transpose(0, 2, 3, 1)
+            labels[part] = table.column(LABEL).to_numpy()
+            places[number] += len(table)
+        return rows, labels
 
 
 def as_rows(found: tuple[np.ndarray, np.ndarray]) -> Rows:

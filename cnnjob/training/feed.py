@@ -19,7 +19,7 @@ from cnnjob.data.manifest import Manifest
 from cnnjob.data.rows import read_rows
 from cnnjob.errors import ResourceError
 from cnnjob.training.blocks import BlockReader, Spread, as_rows
-from cnnjob.training.order import WINDOW_BYTES, Block, blocks, epoch_order, rank_range, share, step_slices
+from cnnjob.training.order import WINDOW_BYTES, Block, blocks, epoch_order, in_a_row, rank_range, share, step_slices
 
 
 @dataclass(frozen=True)
@@ -103,9 +103,10 @@ class TrainingFeed:
         # Each row is one piece of memory, so a batch is gathered row by row and not pixel by pixel.
         self._rows = torch.empty((stop - start, _row_bytes(run.manifest)), dtype=torch.uint8)
         self._labels = torch.empty(stop - start, dtype=torch.int64)
-        parts = run.blocks
-        for (low, high), found in zip(parts, spread(run.reader, [(part,) for part in parts]), strict=True):
-            self._rows[low:high], self._labels[low:high] = as_rows(found)
+        parts = list(in_a_row(run.blocks, window_rows(run.manifest)))
+        for part, found in zip(parts, spread(run.reader, parts), strict=True):
+            lying = slice(part[0][0], part[-1][1])
+            self._rows[lying], self._labels[lying] = as_rows(found)
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, from step ``first_step`` (0 on); as many on every rank."""
@@ -212,13 +213,18 @@ def choose_feed(manifest: Manifest, rows: int, validation_rows: int, budget: int
     )
 
 
-def streaming_bytes(manifest: Manifest) -> int:
-    """What streaming holds: the window that is trained on, the one being read, and three row groups.
+ARROW_BYTES = 28_000_000
+"""What Arrow's allocator keeps for itself at least, however small the row groups are: 10 to 25 MB were measured."""
 
-    One as it lies in the file, one decompressed, and what Arrow's allocator keeps: measured, see ``benchmarks.feeds``.
+
+def streaming_bytes(manifest: Manifest) -> int:
+    """What streaming holds: the window that is trained on, the one being read, and what reading takes.
+
+    That is three row groups (one as it lies in the file, one decompressed, and what Arrow's allocator keeps), or
+    ``ARROW_BYTES`` where they are small: measured, see ``benchmarks.feeds``.
     """
-    group = rows_per_group(manifest)
-    return (2 * max(window_rows(manifest), group) + 3 * group) * _row_bytes(manifest)
+    group, row_bytes = rows_per_group(manifest), _row_bytes(manifest)
+    return 2 * max(window_rows(manifest), group) * row_bytes + max(ARROW_BYTES, 3 * group * row_bytes)
 
 
 def window_rows(manifest: Manifest) -> int:

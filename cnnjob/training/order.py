@@ -83,6 +83,18 @@ def blocks(shard_rows: Sequence[int], rows_per_group: int, start: int, stop: int
     return found
 
 
+def in_a_row(parts: Sequence[Block], most_rows: int) -> Iterator[tuple[Block, ...]]:
+    """Blocks as they lie, some together: with ``most_rows`` rows at most, or one block."""
+    taken: list[Block] = []
+    for part in parts:
+        if taken and part[1] - taken[0][0] > most_rows:
+            yield tuple(taken)
+            taken = []
+        taken.append(part)
+    if taken:
+        yield tuple(taken)
+
+
 def windows(parts: Sequence[Block], window_rows: int, *, seed: int, epoch: int, rank: int) -> Iterator[Window]:
     """A rank's epoch: windows in order, drawn from PCG64 seeded by (seed, epoch, rank).
 

@@ -9,22 +9,28 @@ import math
 from collections.abc import Iterator
 from contextlib import closing
 
+import numpy as np
 import torch
 
 from cnnjob.ahead import ahead
-from cnnjob.training.blocks import Rows, Spread, as_rows
+from cnnjob.training.blocks import BlockReader, Rows, Spread, as_rows
 from cnnjob.training.feed import Batch, Run, as_images, window_rows
-from cnnjob.training.order import windows
+from cnnjob.training.order import Block, windows
 
 
 class StreamingFeed:
-    """The training rows of a rank, read anew in each epoch; each once, and none before the first step asked for."""
+    """The training rows of a rank, read anew in each epoch; each once, and none before the first step asked for.
 
-    def __init__(self, run: Run, spread: Spread = map) -> None:
+    Args:
+        run: The rank's rows.
+        spread: What reads windows elsewhere; None: they are read here.
+    """
+
+    def __init__(self, run: Run, spread: Spread | None = None) -> None:
         self._run = run
         self._shape = run.manifest.image.shape
-        self._read = run.reader
-        self._spread = spread
+        self._read = run.reader if spread else _InTurn(run)
+        self._spread = spread or map
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, from step ``first_step`` (0 on); as many on every rank."""
@@ -46,6 +52,25 @@ class StreamingFeed:
         for window, found in zip(left, self._spread(self._read, [each.blocks for each in left]), strict=True):
             yield as_rows(found), torch.from_numpy(window.order[skip:])
             skip = 0
+
+
+class _InTurn:
+    """Reads windows into two buffers in turn: while one is trained on, the other is read into.
+
+    What is allocated anew for each window is found a place in the holes that others left, or beyond them: memory grew
+    by another window, or did not, from run to run.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._read: BlockReader = run.reader
+        rows = max([window_rows(run.manifest), *(stop - start for start, stop in run.blocks)])
+        row_bytes = math.prod(run.manifest.image.shape)
+        self._next, self._after = (np.empty((rows, row_bytes), dtype=np.uint8) for _ in range(2))
+
+    def __call__(self, blocks: tuple[Block, ...]) -> tuple[np.ndarray, np.ndarray]:
+        """See ``BlockReader``; what was read before the last time is no more."""
+        self._next, self._after = self._after, self._next
+        return self._read(blocks, self._after)
 
 
 class _Taken:

@@ -90,8 +90,8 @@ class Worker:
         config = self.job.config
         run = Run(config.dataset, self.job.manifest, self.place, config.global_batch_size, config.seed)
         # Rows as they are cost less to read here than to send; to decode files costs more.
-        spread = self.group.spread if self.job.manifest.image.storage == "encoded" else map
-        feed: Feed = TrainingFeed(run, spread) if self.keeps_rows else StreamingFeed(run, spread)
+        spread = self.group.spread if self.job.manifest.image.storage == "encoded" else None
+        feed: Feed = TrainingFeed(run, spread or map) if self.keeps_rows else StreamingFeed(run, spread)
         validation = self._evaluation("val")
         self.marks["rows"] = time.time() - self.job.began
         with watch(self.job.run_folder, self.job.attempt) as asked:

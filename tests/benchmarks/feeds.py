@@ -5,10 +5,12 @@ rank, with how far the process's memory grows, against the budget that streaming
 """
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
 
+from cnnjob.cluster.session import WORKER_ENVIRONMENT
 from cnnjob.data.manifest import read_manifest
 from cnnjob.training.feed import Place, Run, TrainingFeed, streaming_bytes
 from cnnjob.training.stream import StreamingFeed
@@ -21,11 +23,17 @@ def told(name: str, key: str) -> int:
 
 
 def main() -> None:
-    """Measure one data set."""
+    """Measure one data set, with the allocator as workers have it."""
+    if not WORKER_ENVIRONMENT.items() <= os.environ.items():
+        os.execvpe(
+            sys.executable,
+            [sys.executable, "-m", "tests.benchmarks.feeds", *sys.argv[1:]],
+            WORKER_ENVIRONMENT | os.environ,
+        )
     dataset = sys.argv[1]
     manifest = read_manifest(dataset)
     total = sum(shard.bytes for shard in manifest.splits["train"].shards)
-    list(StreamingFeed(Run(dataset, manifest, Place(0, 64), 128 * 64, 0)).epoch(1))
+    list(StreamingFeed(Run(dataset, manifest, Place(0, 4096), 4096 * 2, 0)).epoch(1))
     before = told("status", "VmRSS")
     Path("/proc/self/clear_refs").write_text("5")
     began, rows = time.perf_counter(), 0

@@ -45,11 +45,17 @@ class Material:
     @property
     def fashion(self) -> Path:
         """The prepared data set: 3 x 32 x 32, packed; 60,000 rows for training and validation, 10,000 for the test."""
+        return self._fashion(None)
+
+    def _fashion(self, rows_per_group: int | None) -> Path:
         if not FASHION.exists():
             sys.exit("The benchmarks need Fashion-MNIST: apt install dataset-fashion-mnist")
-        return self._made("fashion", lambda folder: cnnjob("prepare", self.idx_config(folder)))
+        name, shards = "fashion", {}
+        if rows_per_group is not None:
+            name, shards = f"fashion-{rows_per_group}", {"rows_per_group": rows_per_group}
+        return self._made(name, lambda folder: cnnjob("prepare", self.idx_config(folder, **shards)))
 
-    def idx_config(self, output: Path) -> Path:
+    def idx_config(self, output: Path, **shards: int) -> Path:
         """The config that prepares it."""
         return self.config(
             "idx",
@@ -57,19 +63,21 @@ class Material:
             source={"kind": "idx", "uri": str(FASHION)},
             image={"color": "rgb", "height": 32, "width": 32, "resize": "pad"},
             split={"method": "given", "val": 0.1},
+            **({"shards": shards} if shards else {}),
         )
 
-    def rows(self, times: int) -> Path:
+    def rows(self, times: int, rows_per_group: int | None = None) -> Path:
         """A data set with the 60,000 rows of training and validation ``times`` times in its training split."""
+        fashion = self._fashion(rows_per_group)
 
         def make(folder: Path) -> None:
-            given = read_manifest(str(self.fashion))
+            given = read_manifest(str(fashion))
             shards = []
             (folder / "train").mkdir(parents=True)
             for number in range(times):
                 for shard in (*given.splits["train"].shards, *given.splits["val"].shards):
                     path = f"train/{number:02d}-{shard.path.replace('/', '-')}"
-                    os.link(self.fashion / shard.path, folder / path)
+                    os.link(fashion / shard.path, folder / path)
                     shards.append(shard.model_copy(update={"path": path}))
             train = given.splits["train"].model_copy(
                 update={"rows": sum(shard.rows for shard in shards), "shards": tuple(shards)}
@@ -78,7 +86,7 @@ class Material:
             manifest: Manifest = given.model_copy(update={"splits": splits})
             (folder / MANIFEST).write_text(json.dumps(manifest.model_dump(mode="json")))
 
-        return self._made(f"rows-{times}", make)
+        return self._made(f"rows-{times}{f'-{rows_per_group}' if rows_per_group else ''}", make)
 
     @property
     def files(self) -> Path:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cnnjob.training.order import blocks, epoch_order, num_steps, rank_range, share, step_slices, windows
+from cnnjob.training.order import blocks, epoch_order, in_a_row, num_steps, rank_range, share, step_slices, windows
 
 rows = st.integers(0, 3000)
 worlds = st.integers(1, 17)
@@ -122,3 +122,15 @@ def test_windows_are_as_large_as_allowed(shard_rows, rows_per_group, window_rows
     if sum(shard_rows) <= window_rows:
         assert len(found) == 1
         assert np.array_equal(found[0].order, epoch_order(sum(shard_rows), seed=1, epoch=1, rank=0))
+
+
+@given(st.lists(st.integers(0, 40), max_size=6), st.integers(1, 9), st.integers(1, 30))
+def test_blocks_in_a_row_are_all_blocks(shard_rows, rows_per_group, most_rows):
+    """Blocks that are read together are all blocks in order, as many as allowed, or one."""
+    parts = blocks(shard_rows, rows_per_group, 0, sum(shard_rows))
+    found = list(in_a_row(parts, most_rows))
+    assert [part for run in found for part in run] == parts
+    sizes = [run[-1][1] - run[0][0] for run in found]
+    assert all(size <= most_rows or len(run) == 1 for size, run in zip(sizes, found, strict=True))
+    following = [run[0][1] - run[0][0] for run in found[1:]]
+    assert all(size + after > most_rows for size, after in zip(sizes, following, strict=False))

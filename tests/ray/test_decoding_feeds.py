@@ -46,6 +46,7 @@ def by_ray(function, items):
 def test_decoded_elsewhere_is_decoded_here(shared_ray, files, monkeypatch):
     """Batches of files that Ray Data decodes, streamed or kept, are those of files decoded by the rank, to the bit."""
     monkeypatch.setattr(feed, "WINDOW_BYTES", 10 * 192)
+    monkeypatch.setattr(feed, "ARROW_BYTES", 0)
     run = Run(files, read_manifest(files), Place(1, 2), 8, 0)
     here = list(StreamingFeed(run).epoch(2, 1))
     assert len(here) > 3

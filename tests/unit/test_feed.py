@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 import torch
 
-from cnnjob.data.rows import read_span, spans
+from cnnjob.data.rows import read_spans, spans
 from cnnjob.errors import IntegrityError, ResourceError
 from cnnjob.training import blocks as block_module
 from cnnjob.training import checkpoint, feed, journal
 from cnnjob.training.blocks import BlockReader
-from cnnjob.training.feed import EvaluationFeed, Place, Run, TrainingFeed, choose_feed, feed_of
+from cnnjob.training.feed import ARROW_BYTES, EvaluationFeed, Place, Run, TrainingFeed, choose_feed, feed_of
 from cnnjob.training.order import WINDOW_BYTES
 from cnnjob.training.stream import StreamingFeed
 from cnnjob.training.worker import Worker
@@ -100,19 +100,22 @@ def test_rows_are_kept_where_they_fit():
         choose_feed(shard_manifest, 90, 10, 100 * 192 - 1)
 
 
-def test_a_budget_below_two_windows_is_refused():
-    """Streaming holds two windows and three row groups: a budget without room for them is refused with the sum."""
-    manifest = manifest_of([10**6], split="train")
-    least = (2 * (WINDOW_BYTES // 192) + 3 * 2048) * 192
-    assert choose_feed(manifest, 10**6, 0, least).kind == "streamed"
+@pytest.mark.parametrize("group", [64, 2048, 200_000])
+def test_a_budget_below_two_windows_is_refused(monkeypatch, group):
+    """Streaming holds two windows and what reading takes: a budget without room for them is refused with the sum."""
+    monkeypatch.setattr(feed, "rows_per_group", lambda _: group)
+    manifest = manifest_of([10**7], split="train")
+    least = 2 * max(WINDOW_BYTES // 192, group) * 192 + max(ARROW_BYTES, 3 * group * 192)
+    assert choose_feed(manifest, 10**7, 0, least).kind == "streamed"
     with pytest.raises(ResourceError, match=f"takes {least:,} bytes. Raise cache_bytes_per_worker"):
-        choose_feed(manifest, 10**6, 0, least - 1)
+        choose_feed(manifest, 10**7, 0, least - 1)
 
 
 @pytest.fixture
 def small_windows(monkeypatch):
     """Windows of five rows of 8 x 8 pixels, on row groups of two: a small data set has many."""
     monkeypatch.setattr(feed, "WINDOW_BYTES", 5 * 192)
+    monkeypatch.setattr(feed, "ARROW_BYTES", 0)
     monkeypatch.setattr(feed, "rows_per_group", lambda _: 2)
 
 
@@ -165,7 +168,7 @@ def test_two_windows_are_held(dataset, small_windows, monkeypatch):
     """While a window is trained on one is read, and no more until the first is used up."""
     begun = []
     original = BlockReader.__call__
-    monkeypatch.setattr(BlockReader, "__call__", lambda self, given: begun.append(1) or original(self, given))
+    monkeypatch.setattr(BlockReader, "__call__", lambda self, *given: begun.append(1) or original(self, *given))
     batches = StreamingFeed(run_of(dataset, 0, 1, batch=2)).epoch(1)
     next(batches)
     time.sleep(0.1)
@@ -217,7 +220,7 @@ def test_the_budget_changes_no_weight(dataset, small_windows, tmp_path):
 def test_a_ranks_rows_are_read_once(dataset, monkeypatch):
     """Over all epochs the ranks together read each row group they keep once, but for those cut between two ranks."""
     read = []
-    monkeypatch.setattr(block_module, "read_span", lambda *given: read.append(given[1]) or read_span(*given))
+    monkeypatch.setattr(block_module, "read_spans", lambda *given: read.extend(given[1]) or read_spans(*given))
     for rank in (0, 1):
         feed_of_rank = training_feed(dataset, rank, 2)
         for epoch in (1, 2, 3):

@@ -33,6 +33,7 @@ def dataset(tmp_path_factory):
 def job(dataset, tmp_path, monkeypatch):
     """Makes the job of a feed, which is what its budget is to lead to."""
     monkeypatch.setattr(feed, "WINDOW_BYTES", WINDOW)
+    monkeypatch.setattr(feed, "ARROW_BYTES", 0)
     assert dataset.manifest.splits["train"].rows % BATCH == 1, "the last step is to have one row"
 
     def make(kind, name):

@@ -3,8 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cnnjob.data import rows as rows_module
 from cnnjob.data.manifest import Shard
-from cnnjob.data.rows import Span, read_rows, read_span, spans
+from cnnjob.data.rows import Span, _opened, read_rows, read_span, read_spans, spans
 from cnnjob.errors import IntegrityError
 from cnnjob.schema import ID
 from tests.helpers import manifest_of, training_rows
@@ -38,6 +39,24 @@ def test_spans_skip_shards_outside_of_the_range():
     """A range touches only the shards that hold some of it."""
     split = manifest_of([10, 0, 5, 20]).splits["test"]
     assert spans(split, 12, 18) == [Span(split.shards[2], 2, 5), Span(split.shards[3], 0, 3)]
+
+
+def test_spans_of_a_file_are_read_with_one_opening(dataset, monkeypatch):
+    """Spans in any order, some of them row by row, give each its rows under its number; a file is opened once."""
+    opened = []
+    monkeypatch.setattr(rows_module, "_opened", lambda uri, shard: opened.append(uri) or _opened(uri, shard))
+    split = dataset.manifest.splits["train"]
+    expected = read_rows(dataset.path, split, 0, split.rows, dataset.manifest.image.shape).ids
+    opened.clear()
+    first = {shard.path: sum(each.rows for each in split.shards[:at]) for at, shard in enumerate(split.shards)}
+    pieces = [*spans(split, 0, split.rows), *(spans(split, row, row + 3)[0] for row in range(split.rows - 1, -1, -2))]
+    found = {number: [] for number in range(len(pieces))}
+    for number, table in read_spans(dataset.path, pieces, (ID,)):
+        found[number] += table.column(ID).to_pylist()
+    for number, span in enumerate(pieces):
+        begin = first[span.shard.path]
+        assert found[number] == expected[begin + span.start : begin + span.stop]
+    assert sorted(opened) == sorted(f"{dataset.path}/{path}" for path in first)
 
 
 def test_missing_shard_is_an_integrity_error(dataset):
