@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from cnnjob.training.averaging import average_bucket, averaging
 from cnnjob.training.feed import Place
 
 
@@ -35,19 +36,24 @@ class Group(Protocol):
 def distribute(module: nn.Module, group: Group) -> nn.Module:
     """The module, wrapped so that a backward pass averages gradients over the group; as it is for a group of one.
 
-    Without ``find_unused_parameters`` DDP rebuilds its buckets once in each process, and with them the order of
-    summation: a restarted run then differs in the last bits at world size 3 (DESIGN.md, "Decisions").
+    On CPUs ``averaging`` does it, to the same bits wherever the ranks run. On GPUs NCCL does; without
+    ``find_unused_parameters`` DDP rebuilds its buckets once in each process then, and with them the order of
+    summation: a restarted run would differ in the last bits (DESIGN.md, "Decisions").
     """
     if group.place.world_size == 1:
         return module
-    devices = [group.device] if group.device.type == "cuda" else None
-    return DistributedDataParallel(
+    on_gpu = group.device.type == "cuda"
+    model = DistributedDataParallel(
         module,
-        device_ids=devices,
+        device_ids=[group.device] if on_gpu else None,
         broadcast_buffers=False,
-        find_unused_parameters=True,
+        find_unused_parameters=on_gpu,
         gradient_as_bucket_view=True,
     )
+    if not on_gpu:
+        numbers = sum(parameter.numel() for parameter in module.parameters())
+        model.register_comm_hook(averaging(group.place, numbers), average_bucket)
+    return model
 
 
 def gather(value: Any, place: Place) -> list[Any]:

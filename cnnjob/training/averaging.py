@@ -1,0 +1,188 @@
+"""Gradients averaged over the ranks on CPUs: every number is the sum in the order of the ranks, whatever carries it.
+
+Ranks of one machine put their gradients into memory that all of them map, and tell each other through sockets when they
+have. gloo, which goes through TCP and threads of its own, takes 3.6 ms for the 0.5 MB of the default net, this 0.2.
+Ranks of several machines exchange the same sums through gloo. Each number is added up in the same order either way:
+where ranks run changes no bit of the weights, nor does how DDP puts gradients together.
+"""
+
+import mmap
+import os
+import secrets
+import shutil
+import socket
+import tempfile
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+
+from cnnjob.training.feed import Place
+
+CHUNK = 1 << 20
+"""float32 numbers that each rank has room for in the memory they share: 4 MB, since containers have 64 MB of it by
+default. More are averaged a chunk at a time."""
+
+_MEMORY = Path("/dev/shm")  # noqa: S108 - a folder of our own is made in it
+_SHARED, _TOKEN = "gradients", "token"
+
+
+class Averaging(Protocol):
+    """Averages over the group: called by every rank, as often, with as many numbers."""
+
+    def average(self, values: torch.Tensor) -> None:
+        """Replace float32 values by the mean over the ranks."""
+
+
+def averaging(place: Place, most: int) -> Averaging:
+    """How gradients of up to ``most`` numbers at once are averaged; every rank calls it, and all get the same kind.
+
+    torch's process group must be set up.
+    """
+    return SharedMemory.of_one_machine(place, min(most, CHUNK)) or Messages(place)
+
+
+class SharedMemory:
+    """Averages in memory that the ranks of one machine share.
+
+    Each rank writes its numbers, adds up its own slice over all ranks, and reads the slices of the others. They wait
+    for each other by bytes through sockets, to ranks at distances of powers of two (the dissemination barrier of
+    Hensgen, Finkel and Manber, 1988): a rank that dies closes its own, and nobody waits for it.
+    """
+
+    def __init__(self, place: Place, memory: torch.Tensor, links: list[tuple[socket.socket, socket.socket]]) -> None:
+        self._place = place
+        self._given, self._sums = memory[:-1], memory[-1]
+        self._links = links
+
+    @classmethod
+    def of_one_machine(cls, place: Place, numbers: int) -> "SharedMemory | None":
+        """Set up by all ranks; None, on each, where they do not all reach the same folder."""
+        told: list[Any] = [_made(numbers * 4 * (place.world_size + 1)) if place.rank == 0 else None]
+        dist.broadcast_object_list(told, src=0)
+        with ExitStack() as undo:
+            folder = Path(told[0][0]) if told[0] else None
+            if folder and place.rank == 0:
+                # What is mapped and connected stays so; nothing is left, however the ranks end.
+                undo.callback(shutil.rmtree, folder, ignore_errors=True)
+            memory, listener = None, None
+            if folder:
+                with suppress(OSError):
+                    if (folder / _TOKEN).read_text() == told[0][1]:
+                        memory = _mapped(folder / _SHARED, place.world_size, numbers)
+                        listener = undo.enter_context(socket.socket(socket.AF_UNIX))
+                        listener.bind(str(folder / str(place.rank)))
+                        listener.listen()
+            ready: list[Any] = [None] * place.world_size
+            dist.all_gather_object(ready, memory is not None and listener is not None)
+            if memory is None or listener is None or folder is None or not all(ready):
+                return None
+            found = cls(place, memory, _connected(place, folder, listener))
+            found._meet()  # All are connected: the folder may go.
+            return found
+
+    def average(self, values: torch.Tensor) -> None:
+        """See ``Averaging``.
+
+        Raises:
+            ConnectionError: Another rank has ended.
+        """
+        for start in range(0, len(values), len(self._sums)):
+            self._average(values[start : start + len(self._sums)])
+
+    def _average(self, values: torch.Tensor) -> None:
+        count, (rank, ranks) = len(values), (self._place.rank, self._place.world_size)
+        self._given[rank, :count] = values
+        self._meet()
+        mine = slice(count * rank // ranks, count * (rank + 1) // ranks)
+        _mean(self._given[:, mine], self._sums[mine])
+        self._meet()
+        # Written to again only after all have met once more, so after all have read it.
+        values.copy_(self._sums[:count])
+
+    def _meet(self) -> None:
+        """Wait until every rank is here."""
+        for onward, backward in self._links:
+            onward.send(b"\0")
+            if not backward.recv(1):
+                raise ConnectionError("another worker of this training has ended")
+
+
+class Messages:
+    """Averages through gloo, for ranks of several machines."""
+
+    def __init__(self, place: Place) -> None:
+        self._ranks = place.world_size
+
+    def average(self, values: torch.Tensor) -> None:
+        """See ``Averaging``."""
+        size = -(-len(values) // self._ranks)
+        padded = torch.zeros(size * self._ranks)
+        padded[: len(values)] = values
+        slices = torch.empty_like(padded)
+        dist.all_to_all_single(slices, padded)
+        mine = torch.empty(size)
+        _mean(slices.view(self._ranks, size), mine)
+        dist.all_gather_into_tensor(padded, mine)
+        values.copy_(padded[: len(values)])
+
+
+def average_bucket(
+    state: Averaging,
+    bucket: dist.GradBucket,  # type: ignore[name-defined] # not in torch's stubs
+) -> torch.futures.Future[torch.Tensor]:
+    """DDP's communication hook (https://docs.pytorch.org/docs/stable/ddp_comm_hooks.html)."""
+    values = bucket.buffer()
+    state.average(values)
+    done: torch.futures.Future[torch.Tensor] = torch.futures.Future()
+    done.set_result(values)
+    return done
+
+
+def _mean(given: torch.Tensor, out: torch.Tensor) -> None:
+    """The mean of the rows of ``given``, added up in their order."""
+    out.copy_(given[0])
+    for row in given[1:]:
+        out.add_(row)
+    out.div_(len(given))
+
+
+def _made(size: int) -> tuple[str, str] | None:
+    """A folder of our own with a file of ``size`` bytes, in memory where there is room; and a word only it has."""
+    for parent in (_MEMORY, None):
+        with suppress(OSError), ExitStack() as undo:
+            folder = Path(tempfile.mkdtemp(prefix="cnnjob-", dir=parent))
+            undo.callback(shutil.rmtree, folder, ignore_errors=True)
+            with (folder / _SHARED).open("wb") as file:
+                # Room is taken now: a write for which there is none would end the process.
+                os.posix_fallocate(file.fileno(), 0, size)
+            token = secrets.token_hex(16)
+            (folder / _TOKEN).write_text(token)
+            undo.pop_all()
+            return str(folder), token
+    return None
+
+
+def _mapped(path: Path, ranks: int, numbers: int) -> torch.Tensor:
+    """float32, a row for each rank and one for the sums."""
+    with path.open("r+b") as file:
+        shared = mmap.mmap(file.fileno(), (ranks + 1) * numbers * 4)
+    return torch.frombuffer(shared, dtype=torch.float32).view(ranks + 1, numbers)
+
+
+def _connected(place: Place, folder: Path, listener: socket.socket) -> list[tuple[socket.socket, socket.socket]]:
+    """A socket to the rank that is 1, 2, 4, ... further on, and one from the rank that far back, for each distance."""
+    distances = [1 << power for power in range((place.world_size - 1).bit_length())]
+    onward = []
+    for number, distance in enumerate(distances):
+        link = socket.socket(socket.AF_UNIX)
+        link.connect(str(folder / str((place.rank + distance) % place.world_size)))
+        link.send(bytes([number]))
+        onward.append(link)
+    backward = {}
+    for _ in distances:
+        link, _ = listener.accept()
+        backward[int.from_bytes(link.recv(1))] = link
+    return [(link, backward[number]) for number, link in enumerate(onward)]
