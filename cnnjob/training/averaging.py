@@ -7,7 +7,6 @@ where ranks run changes no bit of the weights, nor does how DDP puts gradients t
 """
 
 import mmap
-import os
 import secrets
 import shutil
 import socket
@@ -155,9 +154,8 @@ def _made(size: int) -> tuple[str, str] | None:
         with suppress(OSError), ExitStack() as undo:
             folder = Path(tempfile.mkdtemp(prefix="cnnjob-", dir=parent))
             undo.callback(shutil.rmtree, folder, ignore_errors=True)
-            with (folder / _SHARED).open("wb") as file:
-                # Room is taken now: a write for which there is none would end the process.
-                os.posix_fallocate(file.fileno(), 0, size)
+            # Room is taken now: where there is none, a write to mapped memory would end the process.
+            (folder / _SHARED).write_bytes(bytes(size))
             token = secrets.token_hex(16)
             (folder / _TOKEN).write_text(token)
             undo.pop_all()

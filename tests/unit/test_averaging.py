@@ -41,7 +41,7 @@ def work(rank: int, ranks: int, store: str, role: str, told: Any) -> None:
         # A rank that does not see the others' memory, as on another machine.
         averaging._mapped = lambda *_: (_ for _ in ()).throw(FileNotFoundError())
     if role == "no room":
-        averaging.os.posix_fallocate = lambda *_: (_ for _ in ()).throw(OSError(28, "no space"))
+        Path.write_bytes = lambda *_: (_ for _ in ()).throw(OSError(28, "no space"))
     dist.init_process_group("gloo", f"file://{store}", rank=rank, world_size=ranks, timeout=timedelta(seconds=60))
     found = averaging.averaging(Place(rank, ranks), max(LENGTHS))
     if role == "dies" and rank == 0:
