@@ -60,7 +60,7 @@ def manifest_of(units: int) -> Manifest:
         Shard(path=f"train/shard-{number:06d}.parquet", rows=UNIT_ROWS, bytes=30_000_000, sha256=f"{number:064x}")
         for number in range(units)
     )
-    manifest = mock.Mock(spec=Manifest)
+    manifest = mock.Mock(spec=Manifest, image=mock.Mock(storage="packed"))
     manifest.splits = {
         "train": Split(rows=units * UNIT_ROWS, class_counts=(units * 1000,) * 10, shards=shards, fingerprint="")
     }
