@@ -206,7 +206,7 @@ def _check_cluster(needs: Needs) -> None:
 
 def _too_few_gpus(needs: Needs, have: int, who: str) -> str:
     advice = f"lower {needs.key}" if have else "set use_gpu: false"
-    return f"use_gpu asks for {needs.gpus} GPUs, and {who} {have or 'none'}; {advice}."
+    return f"use_gpu asks for {needs.gpus} GPU{'s' if needs.gpus > 1 else ''}, and {who} {have or 'none'}; {advice}."
 
 
 def _too_few(needs: Needs, have: int, who: str) -> str:

@@ -172,11 +172,11 @@ def timezone_is_known(timezone: str) -> Iterator[str]:
         yield f"{timezone!r} is no time zone; it should be an IANA name such as UTC or Europe/Berlin"
 
 
-@rule("engine")
-def bf16_on_gpus(engine: EngineConfig) -> Iterator[str]:
+@rule("engine.precision", "engine.use_gpu")
+def bf16_on_gpus(precision: str, use_gpu: bool) -> Iterator[str]:  # noqa: FBT001 - named as the keys
     """bfloat16 is for GPUs."""
-    if engine.precision == "bf16" and not engine.use_gpu:
-        yield "precision is bf16, which is for GPUs; leave it out, or set engine.use_gpu: true"
+    if precision == "bf16" and not use_gpu:
+        yield "scoring in bf16 is for GPUs; leave it out, or set engine.use_gpu: true"
 
 
 RULES = (

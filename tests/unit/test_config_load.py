@@ -113,6 +113,16 @@ def test_shares_leave_training_rows(tmp_path):
     assert "no rows for training" in mistakes("prepare", written(tmp_path, text))["split.val"]
 
 
+def test_scoring_in_bfloat16_needs_a_gpu(tmp_path):
+    """bfloat16 without a GPU is refused, also beside a misspelt key of the engine; with one it is sound."""
+    text = "input: {kind: folder, uri: data}\nmodel: 'models:/m/1'\noutput: out\n"
+    path = written(tmp_path, text)
+    found = mistakes("score", path, "engine.precision=bf16", "engine.batch_size=3")
+    assert set(found) == {"engine.precision", "engine.batch_size"}
+    assert "set engine.use_gpu: true" in found["engine.precision"]
+    assert load("score", path, ["engine.precision=bf16", "engine.use_gpu=true"]).engine.use_gpu
+
+
 def test_rules_hold_inside_a_nightly_config(tmp_path):
     """The rules of a score config also guard the one inside a nightly config, under its dotted key."""
     text = "score: {input: {kind: dataset, uri: data}, model: 'models:/m/1', output: out}\n"
