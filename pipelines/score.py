@@ -8,6 +8,7 @@ input as both are read back, and publish them at once.
 import datetime as dt
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,7 +129,7 @@ def score_date(config: ScoreConfig, date: dt.date, resolved: Resolved, console: 
             f"{before.model['version']}, and mode is error. Set mode: replace, or score another date."
         )
     check_space(config, plan, model)
-    with told_who_won(table, plan, before), informed(table, console):
+    with told_who_won(table, plan, before):
         published, pace, reused = _work(config, table, given, plan, resolved, model, before, console)
     return _result(
         config,
@@ -169,26 +170,30 @@ def _work(
 ) -> tuple[ScoresManifest, Pace, int]:
     """Score what is left, verify, publish. Returns also how fast it went, and how many units were there before."""
     staging = table.staging(plan.digest, before.number if before else 0)
-    scored_at = _scored_at(staging, plan, config)
-    desk = Desk(given.stage(staging), staging, model, config.probabilities, scored_at, given.keys)
     ledger = Ledger(len(model.class_names), model.shape[0], finished_units(plan.units, staging))
+    left = [unit for unit in plan.units if ledger.of(unit.name) is None]
     done = len(ledger)
     console.note(
         f"Scoring {plan.rows:,} rows for {table.date} with {model.name} version {model.version}"
         + (f"; {done} of {len(plan.units)} units were finished before" if done else "")
     )
     pace = Pace()
-    left = [unit for unit in plan.units if ledger.of(unit.name) is None]
-    for receipt in _score(config, left, desk, resolved, pace, console):
-        ledger.add(receipt)
-        pace.unit(receipt.rows, receipt.ended - receipt.seconds, receipt.ended)
-    pace.stage("scoring")
-    check_refused(config, plan, ledger)
-    verify(staging, plan, ledger, given)
-    pace.stage("verify")
-    document = config.model_dump(mode="json")
-    published = commit.publish(table, plan, ledger, model, document, scored_at, base=before, history=config.history)
-    pace.stage("publish")
+    # Ray comes first: where it has too few CPUs, nothing has been written. It ends last: nobody waits for that.
+    with _ray_for(config, left, given, resolved, console) as sizes, informed(table, console):
+        scored_at = _scored_at(staging, plan, config)
+        desk = Desk(given.stage(staging), staging, model, config.probabilities, scored_at, given.keys)
+        if sizes is not None:
+            pace.processes = sizes.processes
+            for receipt in _score(config, left, desk, resolved, sizes, console):
+                ledger.add(receipt)
+                pace.unit(receipt.rows, receipt.ended - receipt.seconds, receipt.ended)
+        pace.stage("scoring")
+        check_refused(config, plan, ledger)
+        verify(staging, plan, ledger, given)
+        pace.stage("verify")
+        document = config.model_dump(mode="json")
+        published = commit.publish(table, plan, ledger, model, document, scored_at, base=before, history=config.history)
+        pace.stage("publish")
     return published, pace, done
 
 
@@ -219,37 +224,46 @@ def _scored_at(staging: str, plan: Plan, config: ScoreConfig) -> dt.datetime:
     return dt.datetime.fromisoformat(storage.read_json(uri)["scored_at"])
 
 
-def _score(
-    config: ScoreConfig, units: Sequence[Unit], desk: Desk, resolved: Resolved, pace: Pace, console: Console
-) -> Iterator[Receipt]:
+@contextmanager
+def _ray_for(
+    config: ScoreConfig, units: Sequence[Unit], given: Input, resolved: Resolved, console: Console
+) -> Iterator[Sizes | None]:
+    """Ray, while units are scored on it, and how; None where no unit is left, which needs no Ray."""
     if not units:
+        yield None
         return
     # Imported here: where nothing is left to do, there is no need to wait for Ray.
     from cnnjob.cluster.session import Needs, cpus_available, gpus_available, session
-    from cnnjob.scoring import job
 
-    engine, net = config.engine, net_of(resolved.bundle.description.architecture)
+    net = net_of(resolved.bundle.description.architecture)
 
     def fitting() -> Sizes:
-        return sizes_of(engine, net, units=len(units), cpus=cpus_available(), gpus=gpus_available())
+        return sizes_of(config.engine, net, units=len(units), cpus=cpus_available(), gpus=gpus_available())
 
     sizes = fitting()
     needs = Needs(
         sizes.processes,
         sizes.threads,
-        data_cpus=int(sizes.use_gpu and desk.reader.decodes),
+        data_cpus=int(sizes.use_gpu and given.decodes),
         gpus=sizes.processes if sizes.use_gpu else 0,
         key="engine.num_processes",
     )
-    rows, total = 0, sum(unit.rows for unit in units)
     with session(needs, console):
         sizes = fitting()
         console.note(f"Scoring in {sizes}")
-        pace.processes = sizes.processes
-        for receipt in job.run(units, desk, resolved.bundle, sizes, num_processes=engine.num_processes):
-            rows += receipt.rows + len(receipt.refused)
-            console.advance("scoring", rows, total, "rows")
-            yield receipt
+        yield sizes
+
+
+def _score(
+    config: ScoreConfig, units: Sequence[Unit], desk: Desk, resolved: Resolved, sizes: Sizes, console: Console
+) -> Iterator[Receipt]:
+    from cnnjob.scoring import job
+
+    rows, total = 0, sum(unit.rows for unit in units)
+    for receipt in job.run(units, desk, resolved.bundle, sizes, num_processes=config.engine.num_processes):
+        rows += receipt.rows + len(receipt.refused)
+        console.advance("scoring", rows, total, "rows")
+        yield receipt
 
 
 _NOTHING_DONE: dict[str, Any] = {"images_per_s": 0.0, "images_per_s_steady": 0.0, "stages": {}}

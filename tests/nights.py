@@ -11,7 +11,7 @@ import resource
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from cnnjob.errors import CnnjobError
 from cnnjob.models.bundle import ONNX, read_bundle
 from cnnjob.scoring.engine import Engine
 from cnnjob.scoring.reading import read_scores
+from cnnjob.scoring.sizing import Sizes
 from cnnjob.scoring.table import Table, current
 from cnnjob.scoring.work import Receipt, do_unit
 from cnnjob.tracking.registry import Resolved
@@ -102,7 +103,10 @@ def score_here(work: Work, date: dt.date = DATE) -> ScoreResult:
         engine = Engine(resolved.bundle.files[ONNX], threads=1, batch_size=64)
         return (do_unit(unit, desk, engine) for unit in units)
 
-    with mock.patch.multiple(score, _score=loop, now=lambda: work.clock):
+    def no_ray(_: Any, units: Any, *__: Any) -> Any:
+        return nullcontext(Sizes(1, 1, 64, use_gpu=False, bf16=False) if units else None)
+
+    with mock.patch.multiple(score, _ray_for=no_ray, _score=loop, now=lambda: work.clock):
         return _SCORE_DATE(work.config, date, resolved, Quiet())
 
 

@@ -16,28 +16,19 @@ import onnxruntime
 import torch
 from onnx import TensorProto, helper
 from safetensors.torch import save as save_safetensors
-from torch import nn
 
 from cnnjob.errors import ExportError
 from cnnjob.models.bundle import GRAPH_INPUT, GRAPH_PREDICTION, GRAPH_PROBABILITIES
 from cnnjob.models.cnn import Classifier
+from cnnjob.models.inference import Inference
 
 PARITY_BOUND = 1e-5
 """Largest difference of any probability between the graph and the module on real rows."""
 
 
-class _WithSoftmax(nn.Module):
-    def __init__(self, classifier: Classifier) -> None:
-        super().__init__()
-        self.classifier = classifier
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return torch.softmax(self.classifier(images), dim=1)
-
-
 def export_onnx(classifier: Classifier, shape: tuple[int, int, int], class_names: Sequence[str]) -> bytes:
     """The graph as bytes: input ``image`` uint8 N x C x H x W, N free; outputs as in the module's docstring."""
-    module = _WithSoftmax(classifier).eval()
+    module = Inference(classifier)
     example = torch.zeros((2, *shape), dtype=torch.uint8)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), _quiet("torch.onnx"):
         warnings.simplefilter("ignore")

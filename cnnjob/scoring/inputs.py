@@ -68,6 +68,10 @@ class Input(Protocol):
     def keys(self) -> tuple[pa.Field, ...]:
         """Columns that are carried over."""
 
+    @property
+    def decodes(self) -> bool:
+        """Whether reading its units is mostly decoding."""
+
     def plan(self, config: ScoreConfig, model: ScoringModel) -> Plan:
         """The units."""
 
@@ -97,6 +101,11 @@ class DatasetInput:
             schema = pq.read_schema(file)
         return tuple(field for field in schema if field.name not in (ID, IMAGE, LABEL))
 
+    @property
+    def decodes(self) -> bool:
+        """Where its shards hold original bytes."""
+        return self.manifest.image.storage == "encoded"
+
     def plan(self, config: ScoreConfig, model: ScoringModel) -> Plan:
         """Units of rows of shards."""
         return plan_dataset(config, self.manifest, model)
@@ -104,8 +113,8 @@ class DatasetInput:
     def stage(self, staging: str) -> UnitReader:
         """Nothing: the shards are what units read."""
         del staging
-        keys, encoded = tuple(field.name for field in self.keys), self.manifest.image.storage == "encoded"
-        return DatasetReader(self.uri, self.manifest.image.shape, keys, encoded)
+        keys = tuple(field.name for field in self.keys)
+        return DatasetReader(self.uri, self.manifest.image.shape, keys, self.decodes)
 
     def ids(self, unit: Unit) -> Iterator[pa.ChunkedArray]:
         """From the shards."""
@@ -146,6 +155,11 @@ class ListedInput:
     def keys(self) -> tuple[pa.Field, ...]:
         """Those that the config names, as the table has them."""
         return self._listing.keys
+
+    @property
+    def decodes(self) -> bool:
+        """Always."""
+        return True
 
     def plan(self, config: ScoreConfig, model: ScoringModel) -> Plan:
         """Units of listed rows."""

@@ -109,6 +109,20 @@ def test_mode_error_leaves_what_is_published(line: Line, console: Console) -> No
         score.run(score_config(line, f"date={DATE}", "mode=error", "units.target_rows=50"), console)
 
 
+@pytest.mark.parametrize(
+    ("sets", "told"),
+    [
+        (["engine.num_processes=99", "units.target_rows=1"], "engine.num_processes 99 x 1 CPU each .* the cluster has"),
+        (["engine.use_gpu=true", "engine.num_processes=3", "units.target_rows=1"], "use_gpu asks for 3 GPUs"),
+    ],
+)
+def test_more_processes_than_there_is_room_for_are_refused(line: Line, console: Console, tmp_path: Path, sets, told):
+    """Processes beyond the cluster's CPUs or GPUs are refused with the arithmetic, and nothing is written."""
+    with pytest.raises(ResourceError, match=told):
+        score.run(score_config(line, f"output={tmp_path / 'scores'}", f"date={DATE}", *sets), console)
+    assert not list(tmp_path.iterdir())
+
+
 def test_pyfunc_serves_the_champion(line: Line) -> None:
     """mlflow.pyfunc gives the scored table's probabilities from the raw uint8 images."""
     manifest = read_manifest(line.result.dataset)
