@@ -73,15 +73,15 @@ class EngineConfig(Config):
     """The arithmetic."""
 
     num_processes: int | None = Field(default=None, ge=1, le=4096)
-    """Scoring processes, never more; by default as many as the CPUs, or the GPUs, allow. On CPUs none waits for its
-    next unit then: with a number stated each waits 0.1 to 0.2 s between tasks."""
+    """Scoring processes, never more; by default as many as the CPUs, or the GPUs, allow, also those of a cluster that
+    grows."""
 
     threads_per_process: int = Field(default=1, ge=1, le=256)
     """Threads of ONNX Runtime in each process; each reserves as many CPUs."""
 
     batch_size_per_process: int | None = Field(default=None, ge=1, le=65_536)
-    """Images in one call of the net; by default as many as keep its largest map within 4 MiB, near a CPU's
-    caches, 4 to 64, or as a GPU's memory bears."""
+    """Images in one call of the net; by default as many as keep its largest map within 1 MiB, a core's own cache, 4
+    to 64, or as a GPU's memory bears."""
 
     use_gpu: bool = False
     """A GPU for each process. Images that have to be decoded are, by all CPUs beside the processes."""

@@ -6,27 +6,20 @@ return receipts.
 
 import logging
 import pickle
-import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
 import ray.data
 from ray.data import ActorPoolStrategy, Dataset, TaskPoolStrategy
 
-from cnnjob.errors import CnnjobError, JobError
+from cnnjob.data.tasks import Failure, outcome, tasks_in_hand
+from cnnjob.errors import JobError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _COLUMN = "pickled"
-
-
-@dataclass(frozen=True)
-class _Failure:
-    error: CnnjobError
 
 
 class Caller:
@@ -37,20 +30,7 @@ class Caller:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """One item in, one result out."""
-        return {_COLUMN: [pickle.dumps(self._outcome(pickle.loads(item))) for item in batch[_COLUMN]]}  # noqa: S301
-
-    def _outcome(self, item: Any) -> Any:
-        """The result, or our own error as it is: an exception here would reach the driver as a text of Ray's."""
-        if isinstance(item, _Failure):
-            return item  # Of the stage before.
-        try:
-            return self.function(item)
-        except CnnjobError as error:
-            return _Failure(error)
-        except Exception as error:  # noqa: BLE001 - told by the driver with its place
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            where = f"{Path(place.filename).name}, line {place.lineno}"
-            return _Failure(JobError(f"a task failed with {type(error).__name__}: {error} ({where})"))
+        return {_COLUMN: [pickle.dumps(outcome(self.function, pickle.loads(item))) for item in batch[_COLUMN]]}  # noqa: S301
 
 
 def spread(
@@ -137,21 +117,11 @@ def _results(mapped: Dataset) -> Iterator[Any]:
     try:
         for row in mapped.iter_rows():
             result = pickle.loads(row[_COLUMN])  # noqa: S301 - our own result, from our own task
-            if isinstance(result, _Failure):
+            if isinstance(result, Failure):
                 raise result.error
             yield result
     except ray.exceptions.RayError as error:
         raise JobError(f"a task died: {str(error).strip().splitlines()[0]}. Run the same command again.") from error
-
-
-def tasks_in_hand(processes: int | None, cpus: int) -> int:
-    """How many tasks to hand to Ray at once.
-
-    Ray Data looks for finished tasks ten times a second, and a process would wait 0.1 to 0.2 s for its next one. So
-    twice as many as the CPUs hold are handed out: half of them wait where they will run. A stated number is kept to,
-    since a cluster that grows would run those that wait.
-    """
-    return processes or 2 * max(1, int(ray.cluster_resources().get("CPU", 0)) // cpus)
 
 
 def quiet_ray_data() -> None:

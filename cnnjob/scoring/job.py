@@ -1,7 +1,8 @@
-"""Scoring with Ray Data: units go out to worker processes, receipts come back. Images never travel.
+"""Scoring on Ray: units go out to worker processes, receipts come back. Images never travel.
 
 The usual read, map, write sends each image through the object store twice; here none crosses it. A process builds
-the model's engine once and keeps it for all of its units.
+the model's engine once and keeps it for all of its units. Only where a GPU scores, decoding is a stage of its own, and
+Ray Data brings the images.
 """
 
 import uuid
@@ -14,7 +15,7 @@ import ray
 
 from cnnjob import storage
 from cnnjob.data.attempts import count_attempt
-from cnnjob.data.spread import spread, spread_over_gpus
+from cnnjob.data.tasks import as_tasks
 from cnnjob.errors import CnnjobError, JobError
 from cnnjob.models.bundle import ONNX, Bundle
 from cnnjob.scoring.engine import Engine
@@ -25,8 +26,8 @@ from cnnjob.scoring.work import Arithmetic, Desk, Receipt, do_unit, finished
 
 TASKS_PER_SHARE = 8
 MAX_GROUP = 256
-"""A task has an eighth of a process's share of the units that are left, and 256 at most: handing one out takes Ray Data
-some 10 ms, and the small ones at the end keep all processes busy until then."""
+"""A task has an eighth of a process's share of the units that are left, and 256 at most: handing one out takes a
+millisecond, and the small ones at the end keep all processes busy until then."""
 
 
 def grouped(units: Sequence[Unit], processes: int) -> list[tuple[Unit, ...]]:
@@ -97,12 +98,21 @@ def run(
     """
     task = _Task(desk, ray.put(bundle), sizes, device, uuid.uuid4().hex)
     if sizes.use_gpu:
+        # Imported here: Ray Data takes half a second, which scoring on CPUs has no need of.
+        from cnnjob.data.spread import spread_over_gpus
+
         decode = partial(_decode, reader=desk.reader, task=task) if desk.reader.decodes else None
         score = partial(_score_decoded if decode else _score_unit, task=task)
         yield from spread_over_gpus(score, units, processes=sizes.processes, cpus=sizes.threads, before=decode)
         return
-    groups = grouped(units, sizes.processes)
-    for receipts in spread(partial(_score_group, task=task), groups, cpus=sizes.threads, processes=num_processes):
+    for receipts in as_tasks(
+        partial(_score_group, task=task),
+        grouped(units, sizes.processes),
+        name="cnnjob.score",
+        at=partial(_unfinished, staging=desk.staging),
+        cpus=sizes.threads,
+        processes=num_processes,
+    ):
         yield from receipts
 
 
@@ -111,8 +121,13 @@ def _score_group(units: tuple[Unit, ...], *, task: _Task) -> list[Receipt]:
     receipts = []
     for unit in units:
         before = finished(unit, task.desk.staging) if len(units) > 1 else None
-        receipts.append(before or _score_unit(unit, task=task))
+        receipts.append(before or _score(unit, task=task))
     return receipts
+
+
+def _unfinished(units: tuple[Unit, ...], *, staging: str) -> str:
+    """The first unit that is not done, in words: the one that a process was at."""
+    return _told(next((unit for unit in units if finished(unit, staging) is None), units[-1]))
 
 
 def _decode(unit: Unit, *, reader: UnitReader, task: _Task) -> _Decoded:
@@ -127,8 +142,12 @@ def _score_decoded(decoded: _Decoded, *, task: _Task) -> Receipt:
 
 
 def _score_unit(unit: Unit, *, task: _Task) -> Receipt:
-    """One unit in, its receipt out."""
+    """One unit in, its receipt out, in an actor."""
     _count(unit, task, "scoring")
+    return _score(unit, task=task)
+
+
+def _score(unit: Unit, *, task: _Task) -> Receipt:
     try:
         return do_unit(unit, task.desk, _engine(task.desk.model.digest, task.bundle, task.sizes, task.device))
     except CnnjobError:
@@ -141,10 +160,13 @@ def _score_unit(unit: Unit, *, task: _Task) -> Receipt:
 
 
 def _count(unit: Unit, task: _Task, what: str) -> None:
-    """A unit that takes its process with it does so a few times and no more."""
-    marks = storage.join(task.desk.staging, "attempts", task.attempt, what, unit.name)
+    """A unit that takes its process with it does so a few times and no more; Ray Data does not count."""
+    count_attempt(storage.join(task.desk.staging, "attempts", task.attempt, what, unit.name), _told(unit))
+
+
+def _told(unit: Unit) -> str:
     where = f" from {unit.spans[0].shard.path} on" if unit.spans else ""
-    count_attempt(marks, f"unit {unit.number} ({unit.rows} rows{where})")
+    return f"unit {unit.number} ({unit.rows} rows{where})"
 
 
 @cache

@@ -13,8 +13,8 @@ from cnnjob.config.score import EngineConfig
 from cnnjob.models.spec import Net, stages
 
 FLOAT_BYTES = 4
-CACHE_BYTES = 4 << 20
-"""What a batch's largest map should fit into, on a CPU: a few times a core's own cache; measured, see DESIGN.md."""
+CACHE_BYTES = 1 << 20
+"""What a batch's largest map should fit into, on a CPU: a core's own cache; measured, see DESIGN.md."""
 
 CPU_BATCHES = (4, 64)
 """Least and most images in a batch on a CPU; below and above them little was gained."""

@@ -17,7 +17,8 @@ import numpy as np
 
 PROCESSES = 2
 SECONDS = 3.0
-BATCH = 64
+BATCH = 16
+"""What is fastest here, and what the product chooses."""
 
 
 def matrix(precision: str) -> Callable[[], float]:

@@ -28,7 +28,7 @@ from cnnjob import storage
 from cnnjob.cluster.session import Needs, session
 from cnnjob.config.score import ScoreConfig
 from cnnjob.data.manifest import Manifest, Shard, Split
-from cnnjob.data.spread import spread
+from cnnjob.data.tasks import as_tasks
 from cnnjob.progress import Silent
 from cnnjob.scoring import commit, verify
 from cnnjob.scoring.job import grouped
@@ -109,7 +109,7 @@ def opened_ray(step: Callable[[str, Callable[[], object]], object]) -> Iterator[
 
 def collect(ledger: Ledger, plan: Plan) -> None:
     """Units out to processes and receipts back, as ``scoring.job`` does it."""
-    for receipts in spread(receipts_of, grouped(plan.units, PROCESSES)):
+    for receipts in as_tasks(receipts_of, grouped(plan.units, PROCESSES), name="cnnjob.score", at=str):
         for receipt in receipts:
             ledger.add(receipt)
 

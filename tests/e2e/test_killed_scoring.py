@@ -1,6 +1,7 @@
 """Scoring through Ray, killed in its workers, its driver and its raylet: nothing is lost, nothing comes twice."""
 
 import dataclasses
+import json
 import signal
 from pathlib import Path
 
@@ -11,9 +12,9 @@ from tests.nights import EVENING, Work, content_of, files_of, kill, score_here
 from tests.ray_nights import begun, ended, raylet_of, sign, wait_for
 from tests.ray_nights import kill as kill_process
 
-UNITS = 44
-OPTIONS = {"units": {"target_rows": 4}}
-WHILE_UNITS_ARE_DONE = (1, 8, 15, 22, 29)
+UNITS = 88
+OPTIONS = {"units": {"target_rows": 2}}
+RUNS = 5
 
 pytestmark = pytest.mark.slow
 
@@ -65,30 +66,38 @@ def test_a_unit_that_kills_every_worker(work, undisturbed, tmp_path):
     faults = [{**kill("part", tmp_path, unit=5), "mark": str(tmp_path / f"death{number}")} for number in range(3)]
     code, result, log = ended(work, tmp_path, faults)
     assert code == 1, log
-    assert "unit 5 (4 rows" in result["message"]
+    assert "unit 5 (2 rows" in result["message"]
     assert all(Path(fault["mark"]).exists() for fault in faults)
     check_before(work, len(undisturbed[0]))
     assert ended(work, tmp_path)[0] == 0
     check_after(work, undisturbed)
 
 
+def units_with_receipts(work: Work) -> set[int]:
+    """The units that a run which did not come to its end has finished."""
+    found = [json.loads(path.read_text()) for path in Path(work.table.stagings).rglob("*.json")]
+    return {each["number"] for each in found if "number" in each}
+
+
 @pytest.mark.chaos
 @pytest.mark.parametrize("victim", ["driver", "raylet"])
 def test_a_killed_driver_or_raylet(work, undisturbed, tmp_path, victim):
     """Five runs, each killed while its units are under way: the old scores stay, and each goes on where it was."""
-    for number in WHILE_UNITS_ARE_DONE:
-        fault = sign("finished", tmp_path, unit=number)
+    for run in range(RUNS):
+        first = min(set(range(UNITS)) - units_with_receipts(work))
+        fault = sign("finished", tmp_path / f"run{run}", unit=first + 1)
+        (tmp_path / f"run{run}").mkdir()
         with begun(work, tmp_path, [fault]) as process:
             wait_for(fault["mark"], process)
             kill_process(process.pid if victim == "driver" else raylet_of(process))
             process.communicate(timeout=120)
             assert process.returncode != 0
         check_before(work, len(undisturbed[0]))
+    finished = units_with_receipts(work)
     code, result, log = ended(work, tmp_path)
     assert code == 0, log
-    assert result["units"]["planned"] == UNITS
-    # Units are handed out in order, and two are under way at a time.
-    assert result["units"]["reused"] >= WHILE_UNITS_ARE_DONE[-1] - 2
+    # A part may land a little after its driver's death, and after the count.
+    assert result["units"]["planned"] == UNITS > result["units"]["reused"] >= len(finished) >= 2 * RUNS - 2
     check_after(work, undisturbed)
 
 

@@ -1,12 +1,17 @@
-"""Functions over items, spread over processes by Ray Data: how many run at once, and that each item is done once."""
+"""Functions over items, spread over processes by Ray Data or as plain tasks: how many run at once, each item once."""
 
+import os
+import signal
 import time
 from collections import Counter
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
-from cnnjob.data.spread import spread, tasks_in_hand
+from cnnjob.data.spread import spread
+from cnnjob.data.tasks import as_tasks, tasks_in_hand
+from cnnjob.errors import DatasetError, JobError
 from tests.shared import NUM_CPUS
 
 pytestmark = pytest.mark.ray
@@ -19,16 +24,63 @@ def timed(item: int) -> tuple[int, float, float]:
     return item, began, time.time()
 
 
-def test_one_process_does_one_item_at_a_time(shared_ray):
+def tasks(function, items, **options):
+    return as_tasks(function, items, name="test", at="item {}".format, **options)
+
+
+@pytest.mark.parametrize("way", [spread, tasks])
+def test_one_process_does_one_item_at_a_time(shared_ray, way):
     """A user's bound on processes holds: with one of them no two items overlap."""
-    found = sorted(spread(timed, range(12), processes=1), key=lambda each: each[1])
+    found = sorted(way(timed, range(12), processes=1), key=lambda each: each[1])
     assert all(before[2] <= after[1] for before, after in pairwise(found))
 
 
+@pytest.mark.parametrize("way", [spread, tasks])
 @pytest.mark.parametrize("processes", [None, 1, 2, NUM_CPUS])
-def test_every_item_is_done_once(shared_ray, processes):
+def test_every_item_is_done_once(shared_ray, way, processes):
     """Whatever waits at the workers, each item has one result."""
-    assert Counter(item for item, _, _ in spread(timed, range(20), processes=processes)) == Counter(range(20))
+    assert Counter(item for item, _, _ in way(timed, range(20), processes=processes)) == Counter(range(20))
+
+
+@pytest.mark.parametrize("way", [spread, tasks])
+def test_no_item_is_no_work(shared_ray, way):
+    """Of nothing comes nothing."""
+    assert list(way(timed, [])) == []
+
+
+@pytest.mark.parametrize("way", [spread, tasks])
+@pytest.mark.parametrize(
+    ("raised", "found", "told"),
+    [(DatasetError("row 7 is odd"), DatasetError, "^row 7 is odd$"), (KeyError("x"), JobError, "KeyError: 'x' .*line")],
+)
+def test_what_a_function_raises_is_told(shared_ray, way, raised, found, told):
+    """Our own errors arrive as they are, others with their place; never as a text of Ray's."""
+
+    def function(item):
+        if item == 3:
+            raise raised
+        return item
+
+    with pytest.raises(found, match=told):
+        list(way(function, range(6)))
+
+
+@pytest.mark.parametrize("deaths", [1, 2, 3])
+def test_an_item_may_kill_its_process_twice(shared_ray, tmp_path: Path, deaths: int):
+    """A process that dies takes no result with it; the third time its item ends the job, by name."""
+
+    def function(item):
+        if item == 3 and len(before := list(tmp_path.iterdir())) < deaths:
+            (tmp_path / str(len(before))).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return item
+
+    if deaths == 3:
+        with pytest.raises(JobError, match="item 3 killed its process 3 times"):
+            list(tasks(function, range(6)))
+    else:
+        assert sorted(tasks(function, range(6))) == list(range(6))
+    assert len(list(tmp_path.iterdir())) == deaths
 
 
 def test_tasks_wait_only_where_no_bound_is_stated(shared_ray):

@@ -14,7 +14,9 @@ def net(side: int):
     return net_for(ModelConfig(preset="default"), (3, side, side), 10)
 
 
-@pytest.mark.parametrize(("side", "images"), [(4, 64), (16, 64), (32, 64), (40, 32), (64, 16), (96, 4), (224, 4)])
+@pytest.mark.parametrize(
+    ("side", "images"), [(4, 64), (16, 64), (20, 32), (28, 16), (32, 16), (40, 8), (64, 4), (224, 4)]
+)
 def test_a_batch_stays_in_a_cpus_cache(side, images):
     """A batch on a CPU is the largest power of two whose largest map fits into the cache, from 4 to 64 images."""
     assert cpu_batch_size(net(side)) == images
@@ -62,7 +64,7 @@ def test_people_are_told():
         for config in ({}, {"threads_per_process": 2}, {"use_gpu": True, "precision": "bf16"})
     ]
     assert told == [
-        "2 processes of 1 thread, batches of 64",
-        "1 process of 2 threads, batches of 64",
+        "2 processes of 1 thread, batches of 16",
+        "1 process of 2 threads, batches of 16",
         "1 process with a GPU each, bf16, batches by its memory",
     ]
