@@ -35,8 +35,8 @@ from tests.benchmarks.table import (
     table_of,
 )
 
-FEW = 1_024
-"""Rows of a unit where there are few in all: the start of Ray should not be half of what is measured."""
+FEW = 4_096
+"""Rows of a unit where there are few in all: what is measured begins when each process has done one."""
 
 SMALL_GROUP = 64
 """Rows of a row group where they are small: a file's footer is large then."""
@@ -159,7 +159,7 @@ class Bench:
         )
 
     def _encoded(self) -> Section:
-        folder, inside = self.material.files, self.material.inside_parquet
+        folder, inside = self.material.many_files, self.material.inside_parquet
         manifest = {"kind": "manifest", "uri": str(inside), "columns": {"id": "id", "image": "image"}}
         cases = {
             "files": lambda: self._scored({"kind": "folder", "uri": str(folder)}, unit_rows=FEW),
