@@ -127,7 +127,8 @@ class Bench:
         few = {**packed, "uri": str(self.material.rows(1))}
         cases = {
             "product": lambda: self._scored(packed),
-            "few rows": lambda: self._scored(few),
+            # It lasts a second or two, and only its memory is told.
+            "few rows": lambda: self._scored(few, look_every_s=0.2),
             "one process": lambda: self._scored(packed, num_processes=1),
             "bare loop": lambda: {"rate": run("tests.benchmarks.roofs", "graph", str(self.material.graph))["rate"]},
             "docs": lambda: self._inferred("--paths", str(shards)),
@@ -234,12 +235,12 @@ class Bench:
             **told["start"],
         }
 
-    def _scored(self, given: dict[str, object], **engine: int) -> Figures:
+    def _scored(self, given: dict[str, object], look_every_s: float = 2.0, **engine: int) -> Figures:
         output = fresh(self.material.root / "scores")
         shutil.rmtree(f"{output}.meta", ignore_errors=True)
         config = self.material.score_config("scored", given, output, **engine)
         began = time.perf_counter()
-        told, peak_mb = watched([sys.executable, "-m", "pipelines", "score", str(config), "--json"])
+        told, peak_mb = watched([sys.executable, "-m", "pipelines", "score", str(config), "--json"], look_every_s)
         return {
             "rows": told["rows"],
             "steady": told["images_per_s_steady"],
