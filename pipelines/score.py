@@ -48,7 +48,7 @@ class ScoreResult:
         version: The published version.
         model_name: Registered name of the model.
         model_version: Its version.
-        images_per_s: Rows scored now over the time from the first unit's start to the publication's end.
+        images_per_s: Rows scored now over the time from before the start of Ray to the publication's end.
         images_per_s_steady: The same from when as many units as processes were done to the last one, those not counted.
         stages: Seconds of ``scoring`` (with the start of Ray), ``verify`` and ``publish``.
         seconds: Wall time of the command's work.
@@ -178,7 +178,7 @@ def _work(
         + (f"; {done} of {len(plan.units)} units were finished before" if done else "")
     )
     pace = Pace()
-    # Ray comes first: where it has too few CPUs, nothing has been written. It ends last: nobody waits for that.
+    # Ray comes first: where it has too few CPUs, nothing has been written. It ends last: readers do not wait for it.
     with _ray_for(config, left, given, resolved, console) as sizes, informed(table, console):
         scored_at = _scored_at(staging, plan, config)
         desk = Desk(given.stage(staging), staging, model, config.probabilities, scored_at, given.keys)
@@ -233,23 +233,27 @@ def _ray_for(
         yield None
         return
     # Imported here: where nothing is left to do, there is no need to wait for Ray.
-    from cnnjob.cluster.session import Needs, cpus_available, gpus_available, session
+    from cnnjob.cluster.session import Needs, check_open, cpus_available, gpus_available, session
 
     net = net_of(resolved.bundle.description.architecture)
 
     def fitting() -> Sizes:
         return sizes_of(config.engine, net, units=len(units), cpus=cpus_available(), gpus=gpus_available())
 
-    sizes = fitting()
-    needs = Needs(
-        sizes.processes,
-        sizes.threads,
-        data_cpus=int(sizes.use_gpu and given.decodes),
-        gpus=sizes.processes if sizes.use_gpu else 0,
-        key="engine.num_processes",
-    )
-    with session(needs, console):
+    def needs(sizes: Sizes, processes: int) -> Needs:
+        return Needs(
+            processes,
+            sizes.threads,
+            data_cpus=int(sizes.use_gpu and given.decodes),
+            gpus=processes if sizes.use_gpu else 0,
+            key="engine.num_processes",
+        )
+
+    # Only a stated number is asked of a cluster that has not been seen: this machine's says nothing of it.
+    before = fitting()
+    with session(needs(before, before.processes if config.engine.num_processes else 1), console):
         sizes = fitting()
+        check_open(needs(sizes, sizes.processes))
         console.note(f"Scoring in {sizes}")
         yield sizes
 

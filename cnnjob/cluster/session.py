@@ -131,7 +131,7 @@ def session(needs: Needs, progress: Progress) -> Iterator[None]:
     """
     apply_environment()
     if ray.is_initialized():
-        _check_cluster(needs)
+        check_open(needs)
         yield
         return
     address = os.environ.get(CLUSTER_ENV, "")
@@ -143,7 +143,7 @@ def session(needs: Needs, progress: Progress) -> Iterator[None]:
     interrupt.reinstall()
     try:
         if address not in ("", "local"):
-            _check_cluster(needs)
+            check_open(needs)
             progress.note(f"Ray cluster at {address}: {int(ray.cluster_resources().get('CPU', 0))} CPUs")
         yield
     finally:
@@ -194,7 +194,12 @@ def _connect(address: str) -> None:
         ) from error
 
 
-def _check_cluster(needs: Needs) -> None:
+def check_open(needs: Needs) -> None:
+    """Compare a job's needs with the Ray that is open.
+
+    Raises:
+        ResourceError: With the arithmetic.
+    """
     resources = ray.cluster_resources()
     have = int(resources.get("CPU", 0))
     if needs.cpus + needs.data_cpus > have:

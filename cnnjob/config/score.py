@@ -73,8 +73,8 @@ class EngineConfig(Config):
     """The arithmetic."""
 
     num_processes: int | None = Field(default=None, ge=1, le=4096)
-    """Scoring processes, never more; by default as many as the CPUs, or the GPUs, allow, also those of a cluster that
-    grows."""
+    """Scoring processes, never more; by default as many as the CPUs allow, also those of a cluster that grows, or as
+    there are GPUs when the job starts."""
 
     threads_per_process: int = Field(default=1, ge=1, le=256)
     """Threads of ONNX Runtime in each process; each reserves as many CPUs."""

@@ -6,23 +6,24 @@ Ray Data brings the images.
 """
 
 import uuid
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import cache, partial
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
 from typing import Any
 
 import ray
 
 from cnnjob import storage
 from cnnjob.data.attempts import count_attempt
-from cnnjob.data.tasks import as_tasks
+from cnnjob.data.tasks import as_tasks, processes_now
 from cnnjob.errors import CnnjobError, JobError
 from cnnjob.models.bundle import ONNX, Bundle
 from cnnjob.scoring.engine import Engine
 from cnnjob.scoring.inputs import Batch, UnitReader
 from cnnjob.scoring.plan import Unit
 from cnnjob.scoring.sizing import Sizes
-from cnnjob.scoring.work import Arithmetic, Desk, Receipt, do_unit, finished
+from cnnjob.scoring.work import Arithmetic, Desk, Receipt, do_unit, finished, receipt_uri
 
 TASKS_PER_SHARE = 8
 MAX_GROUP = 256
@@ -30,14 +31,18 @@ MAX_GROUP = 256
 millisecond, and the small ones at the end keep all processes busy until then."""
 
 
-def grouped(units: Sequence[Unit], processes: int) -> list[tuple[Unit, ...]]:
-    """Units in order, some to a task: guided self-scheduling (Polychronopoulos and Kuck, 1987)."""
-    groups, start = [], 0
+def grouped(units: Sequence[Unit], processes: Callable[[], int]) -> Iterator[tuple[Unit, ...]]:
+    """Units in order, some to a task: guided self-scheduling (Polychronopoulos and Kuck, 1987).
+
+    Args:
+        units: What is left to do.
+        processes: How many there are when a task is cut: a cluster may grow.
+    """
+    start = 0
     while start < len(units):
-        size = (len(units) - start) // (processes * TASKS_PER_SHARE)
-        groups.append(tuple(units[start : start + min(MAX_GROUP, max(1, size))]))
-        start += len(groups[-1])
-    return groups
+        size = min(MAX_GROUP, max(1, (len(units) - start) // (processes() * TASKS_PER_SHARE)))
+        yield tuple(units[start : start + size])
+        start += size
 
 
 @dataclass(frozen=True)
@@ -46,17 +51,25 @@ class _Task:
 
     Attributes:
         desk: What every unit shares.
-        bundle: The model, in the object store.
+        model: The model, in the object store.
         sizes: Of the arithmetic.
         device: Of torch, where it is not ONNX Runtime's.
-        attempt: Of this run, under which units that end their process are counted.
+        attempt: Of this run, under which units that end an actor are counted.
     """
 
     desk: Desk
-    bundle: Any
+    model: "_Stored"
     sizes: Sizes
     device: str
     attempt: str
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A model in the object store; the same model is equal, whichever job has put it there."""
+
+    digest: str
+    bundle: Any = field(compare=False)
 
 
 @dataclass(frozen=True)
@@ -96,7 +109,7 @@ def run(
         JobError: A unit failed, or killed its process ``MAX_ATTEMPTS`` times. Finished units keep their parts and
             receipts; the same command goes on from them.
     """
-    task = _Task(desk, ray.put(bundle), sizes, device, uuid.uuid4().hex)
+    task = _Task(desk, _Stored(bundle.digest, ray.put(bundle)), sizes, device, uuid.uuid4().hex)
     if sizes.use_gpu:
         # Imported here: Ray Data takes half a second, which scoring on CPUs has no need of.
         from cnnjob.data.spread import spread_over_gpus
@@ -107,27 +120,29 @@ def run(
         return
     for receipts in as_tasks(
         partial(_score_group, task=task),
-        grouped(units, sizes.processes),
+        grouped(units, lambda: num_processes or processes_now(sizes.threads)),
         name="cnnjob.score",
         at=partial(_unfinished, staging=desk.staging),
+        again=partial(_score_group, task=task, again=True),
         cpus=sizes.threads,
         processes=num_processes,
     ):
         yield from receipts
 
 
-def _score_group(units: tuple[Unit, ...], *, task: _Task) -> list[Receipt]:
-    """Some units in, their receipts out. Where a unit killed the process, those before it are not done again."""
+def _score_group(units: tuple[Unit, ...], *, task: _Task, again: bool = False) -> list[Receipt]:
+    """Some units in, their receipts out. Where a process died, what it had finished is not done again."""
     receipts = []
     for unit in units:
-        before = finished(unit, task.desk.staging) if len(units) > 1 else None
+        before = finished(unit, task.desk.staging) if again else None
         receipts.append(before or _score(unit, task=task))
     return receipts
 
 
 def _unfinished(units: tuple[Unit, ...], *, staging: str) -> str:
-    """The first unit that is not done, in words: the one that a process was at."""
-    return _told(next((unit for unit in units if finished(unit, staging) is None), units[-1]))
+    """What a process that died was at, in words: the first unit without a receipt, since they are done in order."""
+    done = bisect_left(units, True, key=lambda unit: not storage.exists(receipt_uri(staging, unit.name)))
+    return _told(units[min(done, len(units) - 1)])
 
 
 def _decode(unit: Unit, *, reader: UnitReader, task: _Task) -> _Decoded:
@@ -149,7 +164,7 @@ def _score_unit(unit: Unit, *, task: _Task) -> Receipt:
 
 def _score(unit: Unit, *, task: _Task) -> Receipt:
     try:
-        return do_unit(unit, task.desk, _engine(task.desk.model.digest, task.bundle, task.sizes, task.device))
+        return do_unit(unit, task.desk, _engine(task.model, task.sizes, task.device))
     except CnnjobError:
         raise
     except Exception as error:
@@ -169,11 +184,10 @@ def _told(unit: Unit) -> str:
     return f"unit {unit.number} ({unit.rows} rows{where})"
 
 
-@cache
-def _engine(digest: str, reference: Any, sizes: Sizes, device: str) -> Arithmetic:
-    """The arithmetic of this process; ``digest`` tells models apart."""
-    del digest
-    bundle: Bundle = ray.get(reference)
+@lru_cache(maxsize=1)
+def _engine(model: _Stored, sizes: Sizes, device: str) -> Arithmetic:
+    """The arithmetic of this process, kept for its next units, also those of another date's job."""
+    bundle: Bundle = ray.get(model.bundle)
     if sizes.use_gpu:
         # Imported here: torch takes 2 s and 200 MB, which ONNX Runtime has no need of.
         from cnnjob.scoring.torch_engine import TorchEngine

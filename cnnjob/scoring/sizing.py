@@ -17,7 +17,8 @@ CACHE_BYTES = 1 << 20
 """What a batch's largest map should fit into, on a CPU: a core's own cache; measured, see DESIGN.md."""
 
 CPU_BATCHES = (4, 64)
-"""Least and most images in a batch on a CPU; below and above them little was gained."""
+"""Least and most images in a batch on a CPU. With 8 at least, images of 64 to 96 pixels a side would be 5 % faster, and
+large ones take twice the memory."""
 
 GPU_BATCHES = (1, 4096)
 GPU_SHARE = 1 / 4

@@ -38,8 +38,8 @@ DRIFT_STRIDE = 16
 """Pixels of every 16th row are counted for drift: a share of the work that does not show."""
 
 GROUP_BYTES = 32 << 20
-"""Of probabilities and sampled images that are held before a row group is written: most units are one. Eight times as
-many took three times as long, since each begins with what the arithmetic has driven out of the caches."""
+"""Of what is carried over, probabilities and sampled images that are held before a row group is written: most units are
+one. Eight of them took three times as long, since each begins with what the arithmetic has driven out of the caches."""
 
 
 class Arithmetic(Protocol):
@@ -168,8 +168,8 @@ class _Group:
 
     @property
     def bytes(self) -> int:
-        """What it holds, nearly."""
-        return sum(array.nbytes for array in (*self.probabilities, *self.sampled))
+        """What it holds."""
+        return sum(each.nbytes for each in (*self.carried, *self.probabilities, *self.sampled))
 
 
 def _groups(desk: Desk, unit: Unit, engine: Arithmetic) -> Iterator[_Group]:

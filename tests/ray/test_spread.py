@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections import Counter
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -76,11 +77,32 @@ def test_an_item_may_kill_its_process_twice(shared_ray, tmp_path: Path, deaths: 
         return item
 
     if deaths == 3:
-        with pytest.raises(JobError, match="item 3 killed its process 3 times"):
+        with pytest.raises(JobError, match=r"item 3 ended its process 3 times \(WorkerCrashedError: "):
             list(tasks(function, range(6)))
     else:
         assert sorted(tasks(function, range(6))) == list(range(6))
     assert len(list(tmp_path.iterdir())) == deaths
+
+
+def test_a_second_try_may_be_another_function(shared_ray, tmp_path: Path):
+    """An item whose process died is done by the function for such ones, which may find a part of it done."""
+
+    def dies(item):
+        os.kill(os.getpid(), signal.SIGKILL) if item == 3 else None
+        return item
+
+    assert sorted(tasks(dies, range(6), again=lambda item: 10 * item)) == [0, 1, 2, 4, 5, 30]
+
+
+def test_what_no_process_can_read_is_told(shared_ray):
+    """A function that a worker cannot load ends the job with what was raised there."""
+
+    class Unreadable:
+        def __reduce__(self):
+            return int, ("no number",)
+
+    with pytest.raises(JobError, match=r"a task died: .*no number.*Run the same command again"):
+        list(tasks(partial(max, Unreadable()), range(3)))
 
 
 def test_tasks_wait_only_where_no_bound_is_stated(shared_ray):

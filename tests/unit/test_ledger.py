@@ -36,7 +36,7 @@ def test_receipts_are_in_the_order_of_the_plan():
 def test_every_unit_is_handed_out_once(count, processes):
     """Tasks are the units in order; none holds more than an eighth of a process's share of what is left, or one."""
     units = [Unit(f"unit-{number}", number, 10) for number in range(count)]
-    groups = grouped(units, processes)
+    groups = list(grouped(units, lambda: processes))
     assert [unit for group in groups for unit in group] == units
     sizes = [len(group) for group in groups]
     left = count
@@ -46,5 +46,13 @@ def test_every_unit_is_handed_out_once(count, processes):
 
 
 def test_very_many_units_are_few_tasks():
-    """Handing out a task takes some 10 ms: 100,000 units should take seconds, not minutes."""
-    assert len(grouped([Unit(f"unit-{number}", number, 10) for number in range(100_000)], 64)) < 4_000
+    """Handing out a task takes a millisecond: 100,000 units should take seconds, not minutes."""
+    units = [Unit(f"unit-{number}", number, 10) for number in range(100_000)]
+    assert len(list(grouped(units, lambda: 64))) < 4_000
+
+
+def test_tasks_are_cut_for_the_processes_there_are():
+    """On a cluster that grows from one process to many, what is left is cut smaller."""
+    processes = iter([1, *[100] * 1000])
+    sizes = [len(group) for group in grouped([Unit(f"unit-{n}", n, 10) for n in range(800)], lambda: next(processes))]
+    assert sizes == [100, *[1] * 700]

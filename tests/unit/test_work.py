@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,9 @@ from cnnjob import storage
 from cnnjob.schema import ID
 from cnnjob.scoring import work
 from cnnjob.scoring.engine import Engine
-from cnnjob.scoring.work import finished, finished_units, receipt_uri
-from tests.unit.night import Night, part_of, probabilities_of
+from cnnjob.scoring.inputs import Batch
+from cnnjob.scoring.work import Desk, do_unit, finished, finished_units, part_uri, receipt_uri
+from tests.unit.night import MORNING, Night, part_of, probabilities_of
 
 
 @pytest.mark.parametrize("layout", ["list", "columns"])
@@ -42,6 +44,41 @@ def test_cuts_do_not_show(night):
     for table in tables[1:]:
         assert table[ID].tolist() == tables[0][ID].tolist()
         assert np.array_equal(np.array(table["probabilities"].tolist()), first)
+
+
+class Pieces:
+    """A unit's rows in batches of 20, each with a row refused before it, and a last batch that has no picture."""
+
+    decodes = True
+
+    def __init__(self, reader):
+        self.reader = reader
+
+    def read(self, unit):
+        """The batches."""
+        for batch in self.reader.read(unit):
+            for start in range(0, len(batch.rows), 20):
+                refused = [{"id": f"bad-{start}", "uri": "", "reason": "empty", "detail": "0 bytes"}]
+                yield Batch(batch.rows.slice(start, 20), batch.images[start : start + 20], refused)
+        yield Batch(batch.rows[:0], batch.images[:0], [{"id": "last", "uri": "", "reason": "empty", "detail": ""}])
+
+
+@pytest.mark.parametrize("group_bytes", [1, 20_000, work.GROUP_BYTES])
+def test_row_groups_do_not_show(night, bundle, monkeypatch, group_bytes):
+    """Whatever a row group may hold, a part has every row once, in order, and its receipt every refused one."""
+    (unit,) = night.plan(1000).units
+    engine = Engine(bundle.files["model.onnx"], threads=1, batch_size=64)
+    staging = str(night.root / "pieces")
+    desk = Desk(night.given.stage(staging), staging, night.model, night.layout, MORNING)
+    whole = do_unit(unit, desk, engine)
+    expected = pq.read_table(part_uri(desk.staging, unit.name))
+    monkeypatch.setattr(work, "GROUP_BYTES", group_bytes)
+    receipt = do_unit(unit, dataclasses.replace(desk, reader=Pieces(desk.reader)), engine)
+    part = pq.ParquetFile(part_uri(desk.staging, unit.name))
+    assert part.read().equals(expected)
+    assert part.num_row_groups == {1: 9, 20_000: 3}.get(group_bytes, 1)
+    assert (receipt.rows, receipt.counts) == (whole.rows, whole.counts)
+    assert [row["id"] for row in receipt.refused] == [*(f"bad-{start}" for start in range(0, whole.rows, 20)), "last"]
 
 
 def test_receipt_says_what_was_done(night):
