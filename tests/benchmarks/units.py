@@ -109,7 +109,7 @@ def opened_ray(step: Callable[[str, Callable[[], object]], object]) -> Iterator[
 
 def collect(ledger: Ledger, plan: Plan) -> None:
     """Units out to processes and receipts back, as ``scoring.job`` does it."""
-    for receipts in as_tasks(receipts_of, grouped(plan.units, PROCESSES), name="cnnjob.score", at=str):
+    for receipts in as_tasks(receipts_of, grouped(plan.units, lambda: PROCESSES), name="cnnjob.score", at=str):
         for receipt in receipts:
             ledger.add(receipt)
 
