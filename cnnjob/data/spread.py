@@ -13,7 +13,7 @@ import ray
 import ray.data
 from ray.data import ActorPoolStrategy, Dataset, TaskPoolStrategy
 
-from cnnjob.data.tasks import Failure, outcome, tasks_in_hand
+from cnnjob.data.tasks import Failure, line_of, outcome, tasks_in_hand
 from cnnjob.errors import JobError
 
 Item = TypeVar("Item")
@@ -121,7 +121,7 @@ def _results(mapped: Dataset) -> Iterator[Any]:
                 raise result.error
             yield result
     except ray.exceptions.RayError as error:
-        raise JobError(f"a task died: {str(error).strip().splitlines()[0]}. Run the same command again.") from error
+        raise JobError(f"a task died: {line_of(error)}. Run the same command again.") from error
 
 
 def quiet_ray_data() -> None:

@@ -80,7 +80,7 @@ def as_tasks(
     try:
         yield from _as_tasks(function, again or function, iter(items), name, at, cpus, processes)
     except RayError as error:
-        raise JobError(f"a task died: {_line(error)}. Run the same command again.") from error
+        raise JobError(f"a task died: {line_of(error)}. Run the same command again.") from error
 
 
 def _as_tasks(
@@ -109,7 +109,7 @@ def _as_tasks(
             deaths[place := at(item)] += 1
             if deaths[place] == MAX_ATTEMPTS:
                 raise JobError(
-                    f"{place} ended its process {MAX_ATTEMPTS} times ({type(error).__name__}: {_line(error)}). What "
+                    f"{place} ended its process {MAX_ATTEMPTS} times ({type(error).__name__}: {line_of(error)}). What "
                     f"the other tasks did is kept; look at this input, then run the command again."
                 ) from error
             if isinstance(error, OutOfMemoryError):
@@ -136,7 +136,7 @@ def processes_now(cpus: int) -> int:
     return max(1, int(ray.cluster_resources().get("CPU", 0)) // cpus)
 
 
-def _line(error: RayError) -> str:
+def line_of(error: RayError) -> str:
     """What an error of Ray's says, in a line: what was raised, where it wraps something."""
     said = str(getattr(error, "cause", None) or error).strip().splitlines() or [type(error).__name__]
     return re.sub(r"\x1b\[[0-9;]*m", "", said[0]).rstrip(".")

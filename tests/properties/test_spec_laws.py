@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cnnjob.errors import ModelError
 from cnnjob.models.cnn import build
+from cnnjob.models.inference import Inference
 from cnnjob.models.spec import Block, Net, Stage, features_of, stages
 from cnnjob.models.trace import trace
 
@@ -116,3 +117,16 @@ def test_what_is_refused_torch_refuses(net):
     except RuntimeError:
         return
     assert maps.numel() == 0
+
+
+@given(net=nets, seed=st.integers(0, 1000))
+def test_form_for_scoring_is_the_same_function(net, seed):
+    """The form that is exported gives the trained net's probabilities, borders included; the net stays as it was."""
+    possible(net)
+    classifier = build(net, [0.4, 0.5, 0.6][: net.shape[0]], [0.2, 0.3, 0.1][: net.shape[0]], seed=seed).eval()
+    before = {name: tensor.clone() for name, tensor in classifier.state_dict().items()}
+    pixels = torch.randint(0, 256, (8, *net.shape), generator=torch.Generator().manual_seed(seed)).to(torch.uint8)
+    with torch.inference_mode():
+        expected = torch.softmax(classifier(pixels), dim=1)
+        assert torch.allclose(Inference(classifier)(pixels), expected, atol=2e-6)
+    assert all(torch.equal(before[name], tensor) for name, tensor in classifier.state_dict().items())

@@ -8,16 +8,13 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
 from safetensors.torch import load as load_safetensors
 from torch import nn
 
-from cnnjob.errors import ExportError, ModelError
+from cnnjob.errors import ExportError
 from cnnjob.models.bundle import GRAPH_INPUT, GRAPH_PREDICTION, GRAPH_PROBABILITIES
 from cnnjob.models.cnn import Normalize, build
 from cnnjob.models.export import check_parity, export_onnx, weights
-from cnnjob.models.inference import Inference
 from cnnjob.models.spec import Block, Net
 from tests.helpers import default_net, rows_of
 
@@ -153,31 +150,6 @@ def test_export_leaves_the_weights_alone(graph, bundle, trained):
     exported = load_safetensors(bundle.files["model.safetensors"])
     assert all(torch.equal(exported[name], tensor) for name, tensor in trained.state_dict().items())
     assert trained.features[0].weight.is_contiguous(memory_format=torch.channels_last)
-
-
-BLOCKS = st.builds(
-    Block,
-    filters=st.integers(1, 5),
-    kernel=st.integers(1, 3),
-    stride=st.integers(1, 2),
-    padding=st.integers(0, 2),
-    pool=st.integers(1, 2),
-)
-
-
-@given(blocks=st.lists(BLOCKS, min_size=1, max_size=3), seed=st.integers(0, 1000))
-@settings(max_examples=50, deadline=None)
-def test_form_for_scoring_is_the_same_function(blocks, seed):
-    """The form that is exported gives the probabilities of the trained net, whatever its blocks, borders included."""
-    net = Net((3, 17, 14), 4, tuple(blocks), (6,))
-    try:
-        classifier = build(net, *STATISTICS, seed=seed).eval()
-    except ModelError:
-        assume(False)
-    pixels = torch.randint(0, 256, (8, *net.shape), generator=torch.Generator().manual_seed(seed)).to(torch.uint8)
-    with torch.inference_mode():
-        expected = torch.softmax(classifier(pixels), dim=1)
-        assert torch.allclose(Inference(classifier)(pixels), expected, atol=2e-6)
 
 
 def test_graph_rectifies_where_it_convolves(graph):
