@@ -76,7 +76,8 @@ class FolderSource:
         root = storage.local_path(self._uri)
         if not root.is_dir():
             problem = "is a file" if root.exists() else "does not exist"
-            raise DatasetError(f"{self._uri} {problem}; source.uri should be a folder with a folder for each class.")
+            wanted = "a folder of images, and for `prepare` of folders, one for each class"
+            raise DatasetError(f"{self._uri} {problem}; it should be {wanted}.")
         walk = Walk(os.fsencode(root))
         yield from walk.files()
         self._passed_over = walk.passed_over
