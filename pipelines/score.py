@@ -19,6 +19,7 @@ from cnnjob.config.score import ScoreConfig
 from cnnjob.errors import JobError
 from cnnjob.models.bundle import image_form
 from cnnjob.models.presets import net_of
+from cnnjob.models.trace import trace
 from cnnjob.scoring import commit
 from cnnjob.scoring.dates import day_of, days, for_date, parse
 from cnnjob.scoring.inputs import Input, open_input
@@ -27,7 +28,7 @@ from cnnjob.scoring.plan import Plan, ScoringModel, Unit
 from cnnjob.scoring.sizing import Sizes, sizes_of
 from cnnjob.scoring.table import ScoresManifest, Table, current
 from cnnjob.scoring.verify import verify
-from cnnjob.scoring.work import Desk, Receipt, finished_units
+from cnnjob.scoring.work import Desk, Receipt, drift_stride, finished_units
 from cnnjob.tracking.registry import Resolved, resolve
 from cnnjob.tracking.server import connect
 from pipelines.clock import Pace
@@ -181,7 +182,15 @@ def _work(
     # Ray comes first: where it has too few CPUs, nothing has been written. It ends last: readers do not wait for it.
     with _ray_for(config, left, given, resolved, console) as sizes, informed(table, console):
         scored_at = _scored_at(staging, plan, config)
-        desk = Desk(given.stage(staging), staging, model, config.probabilities, scored_at, given.keys)
+        desk = Desk(
+            given.stage(staging),
+            staging,
+            model,
+            config.probabilities,
+            scored_at,
+            given.keys,
+            drift_stride(plan.rows),
+        )
         if sizes is not None:
             pace.processes = sizes.processes
             for receipt in _score(config, left, desk, resolved, sizes, console):
@@ -206,7 +215,12 @@ def _form(config: ScoreConfig, resolved: Resolved) -> ImageConfig:
 def _scoring_model(resolved: Resolved) -> ScoringModel:
     description = resolved.bundle.description
     return ScoringModel(
-        resolved.name, resolved.version, resolved.bundle.digest, description.class_names, description.shape
+        name=resolved.name,
+        version=resolved.version,
+        digest=resolved.bundle.digest,
+        class_names=description.class_names,
+        shape=description.shape,
+        flops=trace(net_of(description.architecture)).flops,
     )
 
 

@@ -255,7 +255,7 @@ def bundle_of(module: Classifier, manifest: Manifest) -> Bundle:
     return Bundle(files)
 
 
-def score_config(dataset: str, output: Path, *, target_rows: int = 64, **values: Any) -> ScoreConfig:
+def score_config(dataset: str, output: Path, *, target_rows: int | None = 64, **values: Any) -> ScoreConfig:
     """A config that scores the test split of a data set."""
     return ScoreConfig(
         input=InputConfig(kind="dataset", uri=dataset, split="test"),
@@ -268,4 +268,4 @@ def score_config(dataset: str, output: Path, *, target_rows: int = 64, **values:
 
 def scoring_model(manifest: Manifest, digest: str = "d" * 64) -> ScoringModel:
     """A registered model that fits the manifest's images."""
-    return ScoringModel("digits", "1", digest, manifest.class_names, manifest.image.shape)
+    return ScoringModel("digits", "1", digest, manifest.class_names, manifest.image.shape, flops=10_000)

@@ -10,7 +10,7 @@ import math
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -182,6 +182,16 @@ def _start_local(needs: Needs) -> None:
         logging_level=logging.ERROR,
         configure_logging=True,
     )
+    _end_autoscaler()
+
+
+def _end_autoscaler() -> None:
+    """End the process that would add nodes: our own Ray has one, and a second is lost on that process when Ray ends.
+
+    ``ray.init`` has no option for it. Where Ray's inside has changed, the process stays, and nothing else happens.
+    """
+    with suppress(AttributeError):
+        ray._private.worker.global_worker.node.kill_monitor(check_alive=False)  # noqa: SLF001 - see above
 
 
 def _connect(address: str) -> None:

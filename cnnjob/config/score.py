@@ -61,9 +61,10 @@ class ScoreImageConfig(Config):
 class UnitsConfig(Config):
     """The work units: what one call reads, scores and writes."""
 
-    target_rows: int = Field(default=16_384, ge=1)
+    target_rows: int | None = Field(default=None, ge=1)
     """Rows in a unit, at most; towards the end of a job they have fewer, down to 2,048, so that all processes end
-    together."""
+    together. By default as many packed images as a core scores in a second or two, 16,384 to 65,536, or 65,536 on a
+    GPU; 16,384 that are decoded."""
 
     target_bytes: int = Field(default=256_000_000, ge=1)
     """Encoded bytes in a unit, at most, where sizes are known; a larger image is a unit of its own."""

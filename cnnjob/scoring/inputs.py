@@ -27,7 +27,7 @@ from cnnjob.data.sources.folder import FolderSource
 from cnnjob.data.sources.table import TableSource
 from cnnjob.data.staging import UNLISTED_BYTES, canonical_of, read_listing, write_listing
 from cnnjob.schema import DETAIL, GIVEN, ID, IMAGE, LABEL, REASON, SPLITS, URI
-from cnnjob.scoring.plan import Plan, ScoringModel, Unit, assemble, context_of, plan_dataset, rows_per_unit
+from cnnjob.scoring.plan import Plan, ScoringModel, Unit, assemble, context_of, plan_dataset, rows_of_encoded
 
 DUPLICATE = "_duplicate"
 _TWICE = Refusal("duplicate_id", "a row before it in the input has the same id")
@@ -265,7 +265,7 @@ def _runs(config: ScoreConfig, image: ImageConfig, listing: Listing) -> list[Run
     if SIZE in rows.column_names:
         listed = rows.column(SIZE).fill_null(0).to_numpy()
         sizes = np.where(listed < 0, UNLISTED_BYTES, listed)
-    at_most = rows_per_unit(config, (image.channels, image.height, image.width), decodes=True)
+    at_most = rows_of_encoded(config, (image.channels, image.height, image.width))
     return cut_units(len(rows), at_most, listing.runs, sizes, units.target_bytes, listing.mean_bytes)
 
 

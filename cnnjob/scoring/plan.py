@@ -16,6 +16,16 @@ from cnnjob.data.rows import Span
 from cnnjob.data.sources.base import rows_of_next
 from cnnjob.schema import SCORES_FORMAT_VERSION, SPLITS
 
+UNIT_ROWS = (16_384, 65_536)
+"""Least and most rows of a unit, where there are as many. Fewer would make a table of too many small files."""
+
+UNIT_FLOPS = 250_000_000_000
+"""Of a unit, on a CPU: a second or two of a core. Each unit costs some milliseconds beside its rows, and what is lost
+with a process, or waited for at the end of a job, is a unit."""
+
+UNIT_PROBABILITIES = 1 << 24
+"""Of a unit: 64 MiB, which are held until it is written."""
+
 
 @dataclass(frozen=True)
 class ScoringModel:
@@ -27,6 +37,7 @@ class ScoringModel:
         digest: Digest of its bundle.
         class_names: In the order of the probabilities.
         shape: Channels, height, width.
+        flops: Floating point operations for one image.
     """
 
     name: str
@@ -34,6 +45,7 @@ class ScoringModel:
     digest: str
     class_names: tuple[str, ...]
     shape: tuple[int, int, int]
+    flops: int
 
 
 @dataclass(frozen=True)
@@ -75,7 +87,7 @@ def plan_dataset(config: ScoreConfig, manifest: Manifest, model: ScoringModel) -
     names = SPLITS if config.input.split == "all" else (str(config.input.split),)
     shards = [shard for name in names for shard in manifest.splits[name].shards]
     encoded = manifest.image.storage == "encoded"
-    cuts = list(_cut(shards, rows_per_unit(config, model.shape, decodes=encoded)))
+    cuts = list(_cut(shards, rows_of_encoded(config, model.shape) if encoded else rows_of_packed(config, model)))
     entries = [[[span.shard.path, span.shard.sha256, span.start, span.stop] for span in spans] for spans in cuts]
     rows = [sum(span.stop - span.start for span in spans) for spans in cuts]
     listed = storage.digest_of([[shard.path, shard.sha256] for shard in shards])
@@ -95,11 +107,22 @@ def context_of(config: ScoreConfig, model: ScoringModel, *more: Any) -> dict[str
     }
 
 
-def rows_per_unit(config: ScoreConfig, shape: tuple[int, int, int], *, decodes: bool) -> int:
-    """Rows in a unit, at most. Where a GPU scores what CPUs decode, all images of a unit travel between processes."""
-    if not (decodes and config.engine.use_gpu):
-        return config.units.target_rows
-    return max(1, min(config.units.target_rows, config.units.target_bytes // prod(shape)))
+def rows_of_packed(config: ScoreConfig, model: ScoringModel) -> int:
+    """Rows in a unit of packed images, at most: what the config says, or what the model's work says."""
+    least, most = UNIT_ROWS
+    fitting = most if config.engine.use_gpu else min(most, UNIT_FLOPS // model.flops)
+    return config.units.target_rows or max(least, min(fitting, UNIT_PROBABILITIES // len(model.class_names)))
+
+
+def rows_of_encoded(config: ScoreConfig, shape: tuple[int, int, int]) -> int:
+    """Rows in a unit of images that are decoded for it, at most: decoding takes what only the images know.
+
+    Where a GPU scores what CPUs decode, all images of a unit travel between processes, within ``target_bytes``.
+    """
+    least, most = UNIT_ROWS
+    if not config.engine.use_gpu:
+        return config.units.target_rows or least
+    return max(1, min(config.units.target_rows or most, config.units.target_bytes // prod(shape)))
 
 
 def assemble(

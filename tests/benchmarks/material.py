@@ -163,7 +163,7 @@ class Material:
         )
 
     def score_config(
-        self, name: str, given: dict[str, object], output: Path, unit_rows: int = 16_384, **engine: object
+        self, name: str, given: dict[str, object], output: Path, unit_rows: int | None = None, **engine: object
     ) -> Path:
         """A config of ``cnnjob score``."""
         return self.config(

@@ -40,7 +40,7 @@ from pipelines.score_checks import check_refused
 
 UNIT_ROWS = 10_000
 PROCESSES = 2
-MODEL = ScoringModel("stub", "1", "0" * 64, tuple(f"class {number}" for number in range(10)), (3, 32, 32))
+MODEL = ScoringModel("stub", "1", "0" * 64, tuple(f"class {number}" for number in range(10)), (3, 32, 32), 3_560_000)
 NOON = dt.datetime(2024, 3, 1, 12, tzinfo=dt.UTC)
 PART = b"part"
 IDS = [pa.chunked_array([["id"]], pa.string())]

@@ -1,7 +1,9 @@
 from pathlib import Path
 
+import pytest
+
 from cnnjob.config.score import EngineConfig, InputConfig, UnitsConfig
-from cnnjob.scoring.plan import plan_dataset, rows_per_unit
+from cnnjob.scoring.plan import ScoringModel, plan_dataset, rows_of_encoded, rows_of_packed
 from tests.helpers import manifest_of, score_config, scoring_model
 
 MANIFEST = manifest_of([50, 7, 7, 130])
@@ -33,10 +35,22 @@ def test_images_that_travel_to_a_gpu_are_bounded():
     """Where CPUs decode for a GPU, a unit has no more decoded images than ``target_bytes`` holds, and one at least."""
     config = score_config("data", Path("scores"), target_rows=100, engine=EngineConfig(use_gpu=True))
     narrow = config.model_copy(update={"units": UnitsConfig(target_rows=100, target_bytes=50)})
-    assert rows_per_unit(config, (3, 32, 32), decodes=True) == 100
-    assert rows_per_unit(narrow, (1, 2, 5), decodes=True) == 5
-    assert rows_per_unit(narrow, (3, 32, 32), decodes=True) == 1
-    assert rows_per_unit(narrow, (3, 32, 32), decodes=False) == 100
+    assert rows_of_encoded(config, (3, 32, 32)) == 100
+    assert rows_of_encoded(narrow, (1, 2, 5)) == 5
+    assert rows_of_encoded(narrow, (3, 32, 32)) == 1
+
+
+@pytest.mark.parametrize(
+    ("megaflops", "classes", "rows"),
+    [(0.1, 10, 65_536), (4, 10, 62_500), (10, 10, 25_000), (800, 10, 16_384), (0.1, 500, 33_554), (0.1, 5000, 16_384)],
+)
+def test_a_unit_is_a_second_or_two_of_work(megaflops, classes, rows):
+    """A unit has fewer rows, within bounds, the more a model does for each, and the more classes it has."""
+    names = tuple(f"class {number}" for number in range(classes))
+    model = ScoringModel("net", "1", "d" * 64, names, (3, 32, 32), flops=int(megaflops * 1e6))
+    config = score_config("data", Path("scores"), target_rows=None)
+    assert rows_of_packed(config, model) == rows
+    assert rows_of_packed(score_config("data", Path("scores"), target_rows=7), model) == 7
 
 
 def test_another_model_changes_every_unit(tmp_path):

@@ -11,7 +11,7 @@ from cnnjob.schema import ID
 from cnnjob.scoring import work
 from cnnjob.scoring.engine import Engine
 from cnnjob.scoring.inputs import Batch
-from cnnjob.scoring.work import Desk, do_unit, finished, finished_units, part_uri, receipt_uri
+from cnnjob.scoring.work import Desk, do_unit, drift_stride, finished, finished_units, part_uri, receipt_uri
 from tests.unit.night import MORNING, Night, part_of, probabilities_of
 
 
@@ -79,6 +79,23 @@ def test_row_groups_do_not_show(night, bundle, monkeypatch, group_bytes):
     assert part.num_row_groups == {1: 9, 20_000: 3}.get(group_bytes, 1)
     assert (receipt.rows, receipt.counts) == (whole.rows, whole.counts)
     assert [row["id"] for row in receipt.refused] == [*(f"bad-{start}" for start in range(0, whole.rows, 20)), "last"]
+
+
+@pytest.mark.parametrize("stride", [1, 16, 50])
+def test_pixels_are_counted_of_rows_at_a_stride(night, bundle, stride):
+    """A receipt counts every pixel of the first row and of each that follows at the stride, by channel."""
+    (unit,) = night.plan(1000).units
+    staging = str(night.root / "strides")
+    desk = Desk(night.given.stage(staging), staging, night.model, night.layout, MORNING, drift_stride=stride)
+    receipt = do_unit(unit, desk, Engine(bundle.files["model.onnx"], threads=1, batch_size=64))
+    batches = [batch.images[::stride] for batch in desk.reader.read(unit)]
+    images = np.concatenate(batches).transpose(1, 0, 2, 3).reshape(3, -1)
+    assert receipt.pixels == [np.bincount(channel, minlength=256).tolist() for channel in images]
+
+
+def test_few_thousand_images_are_enough_for_drift():
+    """A job counts one row of 16, of 64 where it is large, and between them 4,096 rows in all."""
+    assert [drift_stride(rows) for rows in (0, 1, 65_536, 131_072, 262_144, 10**9)] == [16, 16, 16, 32, 64, 64]
 
 
 def test_receipt_says_what_was_done(night):
