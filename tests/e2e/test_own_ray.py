@@ -11,14 +11,18 @@ pytestmark = pytest.mark.ray
 
 OPENED = """
 import json, os
+from contextlib import suppress
 from pathlib import Path
 from cnnjob.cluster.session import Needs, session
 from cnnjob.progress import Silent
 from tests.benchmarks.memory import family
 
 with session(Needs(processes=1), Silent()):
-    started = [Path(f"/proc/{pid}/cmdline").read_bytes().decode() for pid in family(os.getpid())[1:]]
-    print(json.dumps([command for command in started if command]))
+    started = []
+    for pid in family(os.getpid())[1:]:
+        with suppress(OSError):  # It has ended meanwhile.
+            started.append(Path(f"/proc/{pid}/cmdline").read_bytes().decode())
+    print(json.dumps(started))
 """
 
 

@@ -53,6 +53,15 @@ def test_a_unit_is_a_second_or_two_of_work(megaflops, classes, rows):
     assert rows_of_packed(score_config("data", Path("scores"), target_rows=7), model) == 7
 
 
+@pytest.mark.parametrize("gpu", [False, True])
+def test_a_gpu_has_large_units_whatever_a_row_takes(gpu):
+    """The work of a model bounds a core's units, not a GPU's; images that are decoded are the least on a core."""
+    model = ScoringModel("net", "1", "d" * 64, ("cat", "dog"), (3, 32, 32), flops=10**9)
+    config = score_config("data", Path("scores"), target_rows=None, engine=EngineConfig(use_gpu=gpu))
+    assert rows_of_packed(config, model) == (65_536 if gpu else 16_384)
+    assert rows_of_encoded(config, model.shape) == (65_536 if gpu else 16_384)
+
+
 def test_another_model_changes_every_unit(tmp_path):
     """With another model's digest no unit keeps its name; the listing keeps its digest."""
     first, other = plan(tmp_path), plan(tmp_path, digest="e" * 64)
