@@ -13,7 +13,7 @@ import ray
 import ray.data
 from ray.data import ActorPoolStrategy, Dataset, TaskPoolStrategy
 
-from cnnjob.data.tasks import Failure, line_of, outcome, tasks_in_hand
+from cnnjob.data.tasks import Failure, line_of, outcome, processes_now, tasks_in_hand
 from cnnjob.errors import JobError
 
 Item = TypeVar("Item")
@@ -56,6 +56,8 @@ def spread(
     """
     if not items:
         return
+    if not ordered:
+        _warm(function, cpus, min(len(items), processes or processes_now(cpus)))
     dataset = _dataset_of(items)
     dataset.context.execution_options.preserve_order = ordered
     if not ordered:
@@ -106,6 +108,18 @@ def spread_over_gpus(
             Caller, fn_constructor_args=(function,), batch_size=1, num_cpus=cpus, num_gpus=1, compute=pool, **bounds
         )
     )
+
+
+def _warm(function: Callable[[Any], Any], cpus: int, processes: int) -> None:
+    """Let processes that are there import what the function needs, before two actors of Ray Data's take them."""
+    task = ray.remote(_nothing).options(num_cpus=cpus, max_retries=0, scheduling_strategy="SPREAD")
+    given = ray.put(Caller(function))
+    for _ in range(processes):
+        task.remote(given)
+
+
+def _nothing(_: Caller) -> None:
+    """The argument has been unpickled, and with that its modules imported."""
 
 
 def _dataset_of(items: Sequence[Any]) -> Dataset:

@@ -3,6 +3,7 @@
 import io
 import random
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from unittest import mock
 
@@ -300,6 +301,47 @@ def test_another_input_does_not_go_on_from_what_was_staged(tmp_path):
     after = prepared(config)
     assert after.class_names == ("a", "b", "c", "d")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["pile", "set"]
+
+
+def test_units_of_another_size_are_not_gone_on_from(tmp_path):
+    """What a dead run staged is known by the numbers of its units: a program that cuts them otherwise begins anew."""
+    write_folder(tmp_path / "pile", {"a": 20, "b": 20})
+    config = folder_config(tmp_path / "pile", tmp_path / "set")
+    with (
+        mock.patch.multiple(job, spread=dying_spread(2, Interrupted()), ROWS_PER_UNIT=8),
+        pytest.raises(Interrupted),
+        job.begin(config, open_source(config), mock.Mock()) as begun,
+    ):
+        job.run(begun, mock.Mock())
+    manifest = prepared(config, rows_per_unit=12)
+    assert sum(split.rows for split in manifest.splits.values()) == 40
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["pile", "set"]
+
+
+@pytest.mark.parametrize("kept", ["packed", "encoded"])
+def test_large_files_make_small_units(tmp_path, kept):
+    """A unit's files have no more bytes than a unit may read, whatever is kept of them; a larger one is alone."""
+    write_folder(tmp_path / "pile", {"a": 12, "b": 12})
+    for number, path in enumerate(sorted((tmp_path / "pile").rglob("*.*"))):
+        path.write_bytes(encoded(pixels(1, 8 + 4 * number, 40, 3)[0], "bmp"))
+    config = folder_config(tmp_path / "pile", tmp_path / "set", image={"storage": kept})
+    units = []
+
+    def watched(function, items, **_):
+        units.append(items)
+        return map(function, items)
+
+    source = open_source(config)
+    with (
+        mock.patch.multiple(job, spread=watched, BYTES_PER_UNIT=30_000),
+        job.begin(config, source, mock.Mock()) as begun,
+    ):
+        sizes = begun.listing.rows.column("_size").to_pylist()
+        job.run(begun, mock.Mock())
+    read = [sizes[unit.start : unit.stop] for unit in units[0]]
+    assert [size for each in read for size in each] == sizes
+    assert all(sum(each) <= 30_000 for each in read)
+    assert all(sum(each) + after[0] > 30_000 for each, after in pairwise(read))
 
 
 def test_the_same_job_twice_at_once_is_refused(tmp_path):
