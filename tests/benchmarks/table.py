@@ -122,6 +122,17 @@ def ratio(key: str, above: str, below: str) -> Callable[[dict[str, Figures]], fl
     return lambda figures: figures[above][key] / figures[below][key]
 
 
+def over_best(key: str, above: str, *below: str, below_key: str = "") -> Callable[[dict[str, Figures]], float]:
+    """Of a case's rate and the largest of those of others that were measured."""
+    other = below_key or key
+    return lambda figures: figures[above][key] / max(figures[name][other] for name in below if name in figures)
+
+
+def least(figures: dict[str, Figures], key: str, *cases: str) -> float:
+    """The smallest of a figure of cases that were measured."""
+    return min(figures[name][key] for name in cases if name in figures)
+
+
 def ratio_within(case: str, above: str, below: str) -> Callable[[dict[str, Figures]], float]:
     """Of two figures of a case."""
     return lambda figures: figures[case][above] / figures[case][below]

@@ -3,9 +3,9 @@
 Read, preprocess with ``map_batches``, predict with ``map_batches`` in a pool of actors, write Parquet. The input is
 Parquet with packed images; with ``--encoded`` Parquet with image files as bytes, which Pillow decodes in the first map;
 with ``--folder`` image files, read with ``read_images``. ``--engine onnx`` is the same with ONNX Runtime in its actor.
-With the same batch size in both maps Ray Data runs them in one process, which is the better setting; with
-``--map-rows 1024``, the default, it runs them apart. ``--channels-last`` is not in the guide; it makes the eager net
-faster on CPUs.
+With the same batch size in both maps Ray Data runs them in one process; with ``--map-rows 1024``, the default, it runs
+them apart. Which is the better setting depends on the processor. ``--channels-last`` is not in the guide; it makes the
+eager net faster on CPUs.
 """
 
 import io
