@@ -13,7 +13,7 @@ from cnnjob.cluster.session import Needs, session
 from cnnjob.config.prepare import PrepareConfig
 from cnnjob.data import job
 from cnnjob.data.manifest import Manifest
-from cnnjob.data.place import refuse_output
+from cnnjob.data.place import refuse_output, tidy
 from cnnjob.data.sources.open import open_source
 from pipelines.console import Console
 
@@ -60,7 +60,9 @@ def run(config: PrepareConfig, console: Console) -> PrepareResult:
     console.note(f"Listing {config.source.uri or config.source.kind}")
     manifest = job.current(config, source)
     rate, created = 0.0, manifest is None
-    if manifest is None:
+    if manifest is not None:
+        tidy(config.output)
+    else:
         with job.begin(config, source, console) as begun:
             console.note(f"Preparing {len(begun.listing.rows):,} rows of {config.source.kind}")
             with session(Needs(data_cpus=1), console):

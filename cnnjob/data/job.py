@@ -293,4 +293,4 @@ def _config_of(config: PrepareConfig) -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    return library_versions("cnnjob", "pyarrow", "pillow", "ray")
+    return library_versions("cnnjob", "pyarrow", "pillow", "imagecodecs", "ray")

@@ -111,7 +111,7 @@ def open_place(output: str, key: str) -> Iterator[Place]:
         JobError: The same job is at work right now.
     """
     output = _real(output)
-    mark = f".{storage.name(output)}{storage.TEMPORARY_MARK}"
+    mark = _mark(output)
     staging = storage.join(storage.parent(output), f"{mark}{key}")
     if storage.is_local(output):
         with _local_place(output, staging, mark) as place:
@@ -142,7 +142,7 @@ def _local_place(output: str, staging: str, mark: str) -> Iterator[Place]:
     place = Place(output, staging, storage.join(staging, "dataset"), "")
     keep = False
     try:
-        _remove_leftovers(folder, mark)
+        _remove_leftovers(folder.parent, mark, folder)
         yield place
     except BaseException as error:
         keep = _is_worth_keeping(place, error)
@@ -164,9 +164,24 @@ def _is_worth_keeping(place: Place, error: BaseException) -> bool:
     return not isinstance(error, UserError) or bool(storage.list_files(place.rows))
 
 
-def _remove_leftovers(own: Path, mark: str) -> None:
+def tidy(output: str) -> None:
+    """Remove what a job that died just after it had published left beside a local output.
+
+    On an object store nothing tells the dead from the living; the next job that prepares this output removes it.
+    """
+    output = _real(output)
+    if storage.is_local(output):
+        _remove_leftovers(storage.local_path(output).parent, _mark(output))
+
+
+def _mark(output: str) -> str:
+    """How the names of staging folders for an output begin."""
+    return f".{storage.name(output)}{storage.TEMPORARY_MARK}"
+
+
+def _remove_leftovers(parent: Path, mark: str, own: Path | None = None) -> None:
     """Remove what other jobs that are dead left beside the same output; a living one holds its lock."""
-    for leftover in own.parent.glob(f"{glob.escape(mark)}*"):
+    for leftover in parent.glob(f"{glob.escape(mark)}*"):
         if leftover == own:
             continue
         lock = FileLock(leftover / _LOCK)

@@ -66,6 +66,11 @@ class StagedUnit:
     image_bytes: int
     refused: list[dict[str, str]]
 
+    def is_all_of(self, unit: Unit) -> bool:
+        """Whether its rows, and those that it refused, are as many as the unit's, and within it."""
+        inside = (self.rows >= unit.start) & (self.rows < unit.stop)
+        return bool(inside.all()) and len(self.rows) + len(self.refused) == unit.stop - unit.start
+
 
 def staged_uri(folder: str, number: int) -> str:
     """Where a unit's rows are staged."""
@@ -107,9 +112,11 @@ def stage_unit(
     """
     uri = staged_uri(folder, unit.number)
     if storage.exists(uri):
-        # One that a failing disk has damaged is staged anew.
+        # One that a failing disk has damaged is staged anew, and one of other rows under the same number.
         with suppress(pa.ArrowInvalid, KeyError):
-            return read_index(uri, unit.number)
+            index = read_index(uri, unit.number)
+            if index.is_all_of(unit):
+                return index
     rows = read_listing(listing, unit.number)
     has_label = np.asarray(rows.column(LABEL).is_valid())
     unknown = Refusal("label_unknown", "it has no class, or an unknown one")

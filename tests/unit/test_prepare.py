@@ -6,14 +6,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from filelock import FileLock
 
 from cnnjob.config.prepare import LimitsConfig
 from cnnjob.data import job
 from cnnjob.data.decode import canonical
 from cnnjob.data.manifest import MANIFEST, read_manifest
-from cnnjob.data.place import refuse_output
-from cnnjob.data.sources.base import Listing, cut_units
+from cnnjob.data.place import refuse_output, tidy
+from cnnjob.data.sources.base import Listing, Unit, cut_units
 from cnnjob.data.sources.digits import DigitsSource
+from cnnjob.data.staging import StagedUnit
 from cnnjob.data.statistics import PixelCounts
 from cnnjob.errors import DatasetError, RefusedRowsError
 from cnnjob.schema import ID, LABEL, REASON, REASONS, SPLITS
@@ -221,6 +223,26 @@ def test_output_and_source_lie_apart(tmp_path, output, words):
         with pytest.raises(DatasetError, match=words):
             refuse_output(str(tmp_path / output), str(tmp_path / source))
     refuse_output(str(tmp_path / "pile-set"), str(tmp_path / "pile"))
+
+
+def test_a_staged_file_of_other_rows_is_staged_anew(tmp_path):
+    """A staged file is taken for a unit only where its rows, with those that were refused, are the unit's."""
+    rows = StagedUnit(0, np.arange(5, 9), *([np.zeros(4)] * 4), np.zeros((4, 2)), 0, [{"reason": "empty"}])
+    assert rows.is_all_of(Unit(0, 5, 10))
+    assert not rows.is_all_of(Unit(0, 5, 11))
+    assert not rows.is_all_of(Unit(0, 3, 8))
+    assert not rows.is_all_of(Unit(0, 6, 11))
+
+
+def test_what_a_job_left_that_died_after_it_published_is_removed(tmp_path):
+    """Preparing again has nothing to do and removes the dead job's folder; that of a living one stays."""
+    config = prepare_config(tmp_path / "set", size=SMALL)
+    prepare(config, PictureSource(30))
+    for name in (".set.tmp-dead", ".set.tmp-living", ".other.tmp-dead"):
+        (tmp_path / name / "rows").mkdir(parents=True)
+    with FileLock(tmp_path / ".set.tmp-living" / "lock"):
+        tidy(config.output)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".other.tmp-dead", ".set.tmp-living", "set"]
 
 
 def test_a_link_as_output_stays_a_link(tmp_path):
