@@ -129,7 +129,6 @@ def score_date(config: ScoreConfig, date: dt.date, resolved: Resolved, console: 
             f"{config.output} has scores for {date}, version {before.version} of model version "
             f"{before.model['version']}, and mode is error. Set mode: replace, or score another date."
         )
-    check_space(config, plan, model)
     with told_who_won(table, plan, before):
         published, pace, reused = _work(config, table, given, plan, resolved, model, before, console)
     return _result(
@@ -178,6 +177,7 @@ def _work(
         f"Scoring {plan.rows:,} rows for {table.date} with {model.name} version {model.version}"
         + (f"; {done} of {len(plan.units)} units were finished before" if done else "")
     )
+    check_space(config, sum(unit.rows for unit in left), model)
     pace = Pace()
     # Ray comes first: where it has too few CPUs, nothing has been written. It ends last: readers do not wait for it.
     with _ray_for(config, left, given, resolved, console) as sizes, informed(table, console):
@@ -197,7 +197,7 @@ def _work(
                 ledger.add(receipt)
                 pace.unit(receipt.rows, receipt.ended - receipt.seconds, receipt.ended)
         pace.stage("scoring")
-        check_refused(config, plan, ledger)
+        check_refused(config, plan, ledger, staging)
         verify(staging, plan, ledger, given)
         pace.stage("verify")
         document = config.model_dump(mode="json")

@@ -8,13 +8,15 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from cnnjob import storage
-from cnnjob.config.score import ScoreConfig
+from cnnjob.config.score import OWN_COLUMNS, ScoreConfig
 from cnnjob.errors import CnnjobError, DatasetError, RefusedRowsError, StorageError
+from cnnjob.schema import REASON, URI
 from cnnjob.scoring import commit
 from cnnjob.scoring.inputs import DatasetInput, Input
 from cnnjob.scoring.ledger import Ledger
 from cnnjob.scoring.plan import Plan, ScoringModel
 from cnnjob.scoring.table import ScoresManifest, Table, current
+from cnnjob.scoring.work import undo
 from cnnjob.tracking.registry import Resolved
 from pipelines.console import Console
 
@@ -23,10 +25,12 @@ _ROW_BYTES = 128
 
 
 def check_fit(config: ScoreConfig, given: Input, resolved: Resolved) -> None:
-    """The model takes images of the form that a prepared data set has; raw images are brought to it.
+    """A prepared data set has images of the form that the model takes, and key columns that the table has room for.
+
+    Raw images are brought to the form, and their key columns are in the config, which has been checked.
 
     Raises:
-        DatasetError: With both forms.
+        DatasetError: With both forms, or with the column.
     """
     if not isinstance(given, DatasetInput):
         return
@@ -38,10 +42,17 @@ def check_fit(config: ScoreConfig, given: Input, resolved: Resolved) -> None:
                 f"{config.model} was trained on {wanted['channels']}x{wanted['height']}x{wanted['width']} "
                 f"{wanted['color']}. Prepare the input with the image settings of the model's data set."
             )
+    classes = resolved.bundle.description.class_names if config.probabilities == "columns" else ()
+    taken = {*OWN_COLUMNS, *(f"p_{name}" for name in classes)} & {key.name for key in given.keys}
+    if taken:
+        raise DatasetError(
+            f"{given.uri} has the key column {min(taken)!r}, and a table of scores has a column of that name itself. "
+            f"Prepare the data set without it in source.columns.keys, or under another name."
+        )
 
 
-def check_space(config: ScoreConfig, plan: Plan, model: ScoringModel) -> None:
-    """A local disk has room for the parts; publishing links them, so they take it once.
+def check_space(config: ScoreConfig, rows: int, model: ScoringModel) -> None:
+    """A local disk has room for the parts of rows still to be scored; publishing links them, so they take it once.
 
     Raises:
         StorageError: With what is needed and what there is.
@@ -51,16 +62,18 @@ def check_space(config: ScoreConfig, plan: Plan, model: ScoringModel) -> None:
     place = Path(storage.local_path(config.output))
     while not place.exists():
         place = place.parent
-    needed, free = plan.rows * (_ROW_BYTES + 4 * len(model.class_names)), shutil.disk_usage(place).free
+    needed, free = rows * (_ROW_BYTES + 4 * len(model.class_names)), shutil.disk_usage(place).free
     if needed > free:
         raise StorageError(
-            f"{config.output}: {plan.rows:,} rows take about {needed / 1e6:,.0f} MB, and {place} has "
-            f"{free / 1e6:,.0f} MB free. Nothing was written; make room, or write elsewhere."
+            f"{config.output}: {rows:,} rows take about {needed / 1e6:,.0f} MB, and {place} has "
+            f"{free / 1e6:,.0f} MB free. None of them was scored; make room, or write elsewhere."
         )
 
 
-def check_refused(config: ScoreConfig, plan: Plan, ledger: Ledger) -> None:
+def check_refused(config: ScoreConfig, plan: Plan, ledger: Ledger, staging: str) -> None:
     """No more rows were refused than the config allows.
+
+    Otherwise units are done anew by the next run where what was wrong can be mended without the listing changing.
 
     Raises:
         RefusedRowsError: With the reasons, counted.
@@ -70,11 +83,20 @@ def check_refused(config: ScoreConfig, plan: Plan, ledger: Ledger) -> None:
     if total > bound * plan.rows:
         first = next(row for receipt in ledger.in_order() for row in receipt.refused)
         counted = ", ".join(f"{count:,} {reason}" for reason, count in refused.items())
+        for receipt in ledger.in_order():
+            if any(_of_the_world(row) for row in receipt.refused):
+                undo(staging, receipt.unit)
         raise RefusedRowsError(
             f"{total:,} of {plan.rows:,} rows were refused ({counted}), such as {first['uri']}: {first['detail']}. "
             f"That is more than limits.max_refused_share ({bound}) allows. Nothing was published, and the scored units "
             f"are kept: mend the input, or raise the bound and run the same command again."
         )
+
+
+def _of_the_world(row: dict[str, str]) -> bool:
+    """Whether a refusal may end while the listing stays: access, a file that comes back, what lies elsewhere."""
+    remote = "://" in row[URI] and not storage.is_local(row[URI])
+    return row[REASON] != "duplicate_id" and (remote or row[REASON] in ("gone", "changed", "unreadable"))
 
 
 @contextmanager
@@ -102,10 +124,11 @@ def informed(table: Table, console: Console) -> Iterator[None]:
         yield
         return
     lock = FileLock(storage.local_path(table.meta) / ".running")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        console.note(f"Another job is at work on {table.date} of {table.root}; one of the two will publish")
+    with storage.told(table.meta):
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            console.note(f"Another job is at work on {table.date} of {table.root}; one of the two will publish")
     try:
         yield
     finally:

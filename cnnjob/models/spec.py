@@ -6,7 +6,7 @@ shrink to nothing, and names the layer. Names of axes: N images, C channels, H h
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import isqrt
+from math import isqrt, prod
 
 from cnnjob.errors import ModelError
 
@@ -85,6 +85,24 @@ def stages(net: Net) -> list[Stage]:
             of the maps; the message names the layer, and the sizes before and after it.
     """
     return list(_stages(net))
+
+
+def largest_map(net: Net) -> int:
+    """Numbers in the largest map of an image, of what goes from one stage to the next."""
+    return max(prod(stage.shape_out) for stage in stages(net))
+
+
+EVALUATION_ROWS = 512
+EVALUATION_BYTES = 64 << 20
+"""Of a batch's largest map, float32, where a net is only evaluated: one of 224 x 224 would be 1.6 GB with all rows."""
+
+
+def evaluation_batch(net: Net) -> int:
+    """Images that are evaluated at once: half of ``EVALUATION_ROWS``, and again, until they fit; at least one."""
+    rows = EVALUATION_ROWS
+    while rows > 1 and rows * largest_map(net) * 4 > EVALUATION_BYTES:
+        rows //= 2
+    return rows
 
 
 def features_of(net: Net) -> int:

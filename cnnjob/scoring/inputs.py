@@ -26,6 +26,7 @@ from cnnjob.data.sources.files import SIZE
 from cnnjob.data.sources.folder import FolderSource
 from cnnjob.data.sources.table import TableSource
 from cnnjob.data.staging import UNLISTED_BYTES, canonical_of, read_listing, write_listing
+from cnnjob.errors import IntegrityError
 from cnnjob.schema import DETAIL, GIVEN, ID, IMAGE, LABEL, REASON, SPLITS, URI
 from cnnjob.scoring.plan import Plan, ScoringModel, Unit, assemble, context_of, plan_dataset, rows_of_encoded
 
@@ -81,6 +82,13 @@ class Input(Protocol):
     def ids(self, unit: Unit) -> Iterator[pa.ChunkedArray]:
         """The ids of a unit's rows, from the input itself."""
 
+    def check_unchanged(self) -> None:
+        """What was read is what was listed, as far as units could not tell.
+
+        Raises:
+            IntegrityError: It is another input by now.
+        """
+
 
 @dataclass(frozen=True)
 class DatasetInput:
@@ -121,6 +129,14 @@ class DatasetInput:
         for span in unit.spans:
             for table in read_span(self.uri, span, (ID,)):
                 yield table.column(ID)
+
+    def check_unchanged(self) -> None:
+        """A data set that is prepared anew has other rows at the same places."""
+        if read_manifest(self.uri).splits != self.manifest.splits:
+            raise IntegrityError(
+                f"{self.uri} was prepared anew while it was scored, so some rows may be of the old one. Nothing was "
+                f"published; run the same command again."
+            )
 
 
 @dataclass(frozen=True)
@@ -164,7 +180,8 @@ class ListedInput:
     def plan(self, config: ScoreConfig, model: ScoringModel) -> Plan:
         """Units of listed rows."""
         rows = self._listing.rows
-        inside = self._digest if config.input.columns.image else ""
+        column = config.input.columns.image
+        inside = [column, self._digest] if column else ""
         entries = [[table_digest(_slice(rows, run)), inside] for run in self._runs]
         limits = self._form.limits.model_dump(mode="json", exclude={"max_refused_share"})
         form = self._form.image.model_dump(mode="json")
@@ -180,6 +197,9 @@ class ListedInput:
     def ids(self, unit: Unit) -> Iterator[pa.ChunkedArray]:
         """From the listing."""
         yield _slice(self._listing.rows, self._runs[unit.number]).column(ID)
+
+    def check_unchanged(self) -> None:
+        """Nothing: each file is compared with the listing when it is read."""
 
 
 @dataclass(frozen=True)
@@ -201,6 +221,7 @@ class ListedReader:
         for start in range(0, len(rows), BATCH_ROWS):
             part = slice(start, start + BATCH_ROWS)
             yield self._batch(rows.slice(start, BATCH_ROWS).combine_chunks(), twice[part], contents)
+        assert next(contents, None) is None, "a reader looks at its file once more when it is done"
 
     def _batch(self, rows: pa.Table, twice: np.ndarray, contents: Iterator[Content]) -> Batch:
         refused: dict[int, Refusal] = {}

@@ -4,6 +4,7 @@ Units are what one call reads, scores and writes. A unit's name is a digest of e
 its rows, so a finished unit is recognized by its name alone, whichever run wrote it.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -141,10 +142,14 @@ def assemble(
         listing_digest: Of the inputs.
         spans: Of each unit, for a prepared data set.
     """
-    units = tuple(
-        Unit(storage.digest_of({**context, "entries": entry}), number, rows[number], spans[number] if spans else ())
-        for number, entry in enumerate(entries)
-    )
+    names: list[str] = []
+    again = Counter[str]()
+    for entry in entries:
+        name = storage.digest_of({**context, "entries": entry})
+        again[name] += 1
+        # A listing may repeat a whole unit, row by row; each of them has its own refused rows to tell.
+        names.append(name if again[name] == 1 else storage.digest_of([name, again[name]]))
+    units = tuple(Unit(name, number, rows[number], spans[number] if spans else ()) for number, name in enumerate(names))
     # Which model and config it was is in the digest of the whole too, where there is no unit.
     digest = storage.digest_of([context, *(unit.name for unit in units)])
     return Plan(digest, listing_digest, units, sum(rows))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from math import prod
 
 from cnnjob.config.score import EngineConfig
-from cnnjob.models.spec import Net, stages
+from cnnjob.models.spec import Net, largest_map, stages
 
 FLOAT_BYTES = 4
 CACHE_BYTES = 1 << 20
@@ -65,7 +65,7 @@ def sizes_of(config: EngineConfig, net: Net, *, units: int, cpus: int, gpus: int
 
 def cpu_batch_size(net: Net) -> int:
     """Images in a batch on a CPU: a power of two."""
-    return _fitting(CACHE_BYTES, FLOAT_BYTES * max(prod(stage.shape_out) for stage in stages(net)), CPU_BATCHES)
+    return _fitting(CACHE_BYTES, FLOAT_BYTES * largest_map(net), CPU_BATCHES)
 
 
 def gpu_batch_size(net: Net, free_bytes: int) -> int:

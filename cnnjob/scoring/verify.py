@@ -15,7 +15,7 @@ from cnnjob.schema import ID
 from cnnjob.scoring.inputs import Input
 from cnnjob.scoring.ledger import Ledger
 from cnnjob.scoring.plan import Plan, Unit
-from cnnjob.scoring.work import Receipt, part_uri, receipt_uri
+from cnnjob.scoring.work import Receipt, part_uri, undo
 
 
 def verify(staging: str, plan: Plan, ledger: Ledger, given: Input) -> None:
@@ -28,8 +28,8 @@ def verify(staging: str, plan: Plan, ledger: Ledger, given: Input) -> None:
         given: The input, which says what its ids are.
 
     Raises:
-        IntegrityError: Rows, hashes or ids are not what they should be; nothing is published. A unit that is to blame
-            is no longer finished: the same command does it anew.
+        IntegrityError: Rows, hashes or ids are not what they should be, or the input is another one by now; nothing is
+            published. A unit that is to blame is no longer finished: the same command does it anew.
     """
     missing = [unit.number for unit in plan.units if ledger.of(unit.name) is None]
     if missing:
@@ -39,13 +39,15 @@ def verify(staging: str, plan: Plan, ledger: Ledger, given: Input) -> None:
         receipt = ledger.of(unit.name)
         assert receipt is not None, "none is missing"
         found = _read_ids(staging, unit, receipt)
-        if not _is_all(found, [row[ID] for row in receipt.refused], list(given.ids(unit))):
-            _undo(staging, unit)
+        whole = len(found) == receipt.rows and len(found) + len(receipt.refused) == unit.rows
+        if not whole or not _is_all(found, [row[ID] for row in receipt.refused], list(given.ids(unit))):
+            undo(staging, unit.name)
             raise IntegrityError(
                 f"unit {unit.number} has {len(found)} rows and {len(receipt.refused)} refused ones for {unit.rows} of "
                 f"the input, or other ids; it was removed, and nothing was published. Run the same command again: "
                 f"only this unit is done anew."
             )
+    given.check_unchanged()
 
 
 def _is_all(found: pa.ChunkedArray, refused: list[str], expected: list[pa.ChunkedArray]) -> bool:
@@ -70,13 +72,8 @@ def _read_ids(staging: str, unit: Unit, receipt: Receipt) -> pa.ChunkedArray:
         content = b""
     if storage.sha256(content) == receipt.sha256:
         return pq.read_table(pa.BufferReader(content), columns=[ID], use_threads=False).column(ID)
-    _undo(staging, unit)
+    undo(staging, unit.name)
     raise IntegrityError(
         f"the part of unit {unit.number} is not what was written for its {unit.rows} rows; it was removed. "
         f"Run the same command again: only this unit is done anew."
     )
-
-
-def _undo(staging: str, unit: Unit) -> None:
-    storage.remove(receipt_uri(staging, unit.name))
-    storage.remove(part_uri(staging, unit.name))

@@ -8,6 +8,7 @@ import datetime as dt
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Protocol
 
 import numpy as np
@@ -31,6 +32,7 @@ from cnnjob.schema import (
 )
 from cnnjob.scoring.inputs import UnitReader
 from cnnjob.scoring.plan import ScoringModel, Unit
+from cnnjob.versions import library_versions
 
 _PROBABILITIES = (PROBABILITIES, "p_")
 
@@ -66,6 +68,7 @@ class Receipt:
         pixels: Counts of pixel values over every ``Desk.drift_stride``-th row, channels x 256.
         seconds: Wall time.
         ended: When it was done, in seconds since the epoch.
+        made_with: See ``made_with``.
     """
 
     unit: str
@@ -78,6 +81,7 @@ class Receipt:
     pixels: list[list[int]]
     seconds: float
     ended: float
+    made_with: str = ""
 
 
 @dataclass(frozen=True)
@@ -154,6 +158,7 @@ def do_unit(unit: Unit, desk: Desk, engine: Arithmetic) -> Receipt:
         pixels=pixels.counts.tolist(),
         seconds=time.perf_counter() - began,
         ended=time.time(),
+        made_with=made_with(),
     )
     storage.write_json(receipt_uri(desk.staging, unit.name), vars(receipt))
     reached("finished", unit=unit.number)
@@ -200,13 +205,28 @@ def _groups(desk: Desk, unit: Unit, engine: Arithmetic) -> Iterator[_Group]:
 
 
 def finished(unit: Unit, staging: str) -> Receipt | None:
-    """The receipt of a unit that an earlier run finished, if its part is there and whole."""
+    """The receipt of a unit that an earlier run finished with these libraries, if its part is there and whole."""
     try:
         receipt = Receipt(**storage.read_json(receipt_uri(staging, unit.name)))
+        if receipt.made_with != made_with():
+            return None
         whole = storage.sha256(storage.read_bytes(part_uri(staging, unit.name))) == receipt.sha256
     except (OSError, TypeError, IntegrityError, StorageError):
         return None
     return receipt if whole else None
+
+
+def undo(staging: str, unit: str) -> None:
+    """Make a unit unfinished, by its name."""
+    storage.remove(receipt_uri(staging, unit))
+    storage.remove(part_uri(staging, unit))
+
+
+@cache
+def made_with() -> str:
+    """The libraries that decide a row's last bits: a version's parts all come from the same."""
+    found = library_versions("cnnjob", "onnxruntime", "torch", "pillow", "imagecodecs")
+    return ", ".join(f"{name} {version}" for name, version in found.items())
 
 
 def finished_units(units: Iterable[Unit], staging: str) -> Iterator[Receipt]:

@@ -35,7 +35,7 @@ from cnnjob.scoring.job import grouped
 from cnnjob.scoring.ledger import Ledger
 from cnnjob.scoring.plan import Plan, ScoringModel, Unit, plan_dataset
 from cnnjob.scoring.table import Table, current
-from cnnjob.scoring.work import Receipt, finished_units, part_uri, receipt_uri
+from cnnjob.scoring.work import Receipt, finished_units, made_with, part_uri, receipt_uri
 from pipelines.score_checks import check_refused
 
 UNIT_ROWS = 10_000
@@ -53,6 +53,20 @@ class StubInput:
         """The same for each unit."""
         del unit
         return IDS
+
+    def check_unchanged(self) -> None:
+        """It is."""
+
+
+class StubIds:
+    """The id of a stub of a part, said to be as many as the unit has rows."""
+
+    def __len__(self) -> int:
+        return UNIT_ROWS
+
+    def equals(self, other: pa.ChunkedArray) -> bool:
+        """Whether they are the id."""
+        return bool(IDS[0].equals(other))
 
 
 def manifest_of(units: int) -> Manifest:
@@ -79,6 +93,7 @@ def receipt_of(unit: Unit) -> Receipt:
         pixels=[[1000 + level for level in range(256)] for _ in range(3)],
         seconds=1.0,
         ended=0.0,
+        made_with=made_with(),
     )
 
 
@@ -140,8 +155,8 @@ def measure(units: int, folder: Path) -> dict[str, object]:
     step("(stubs)", lambda: [write_stub(staging, unit) for unit in plan.units])
     with opened_ray(step):
         step("hand out and collect", lambda: collect(ledger, plan))
-    step("check refused", lambda: check_refused(config, plan, ledger))
-    ids = mock.Mock(column=lambda name: IDS[0])
+    step("check refused", lambda: check_refused(config, plan, ledger, str(staging)))
+    ids = mock.Mock(column=lambda name: StubIds())
     with mock.patch.object(verify.pq, "read_table", return_value=ids):
         step("verify", lambda: verify.verify(str(staging), plan, ledger, StubInput()))
     step("publish", lambda: commit.publish(table, plan, ledger, MODEL, config.model_dump(mode="json"), NOON, base=None))

@@ -1,4 +1,6 @@
 import datetime as dt
+import json
+import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +16,7 @@ from cnnjob.errors import DatasetError, FormatVersionError, IntegrityError, JobE
 from cnnjob.schema import ID
 from cnnjob.scoring import commit
 from cnnjob.scoring.commit import publish
+from cnnjob.scoring.inputs import DatasetInput
 from cnnjob.scoring.plan import Plan
 from cnnjob.scoring.table import Table, current, numbers
 from cnnjob.scoring.work import finished
@@ -92,6 +95,20 @@ def test_other_ids_are_noticed(night):
     with pytest.raises(IntegrityError, match=r"unit 0.*other ids"):
         night.verify(plan, list(receipts.values()))
     assert finished(plan.units[0], night.staging(plan)) is None
+
+
+def test_an_input_that_was_prepared_anew_is_noticed(night, tmp_path):
+    """Where the data set was exchanged while it was scored, nothing is published: rows may be of both."""
+    copy = Path(shutil.copytree(night.digits.path, tmp_path / "copy"))
+    night.given = DatasetInput(str(copy), night.digits.manifest)
+    plan = night.plan()
+    receipts = night.score(plan)
+    night.verify(plan, receipts)
+    document = json.loads((copy / "manifest.json").read_text())
+    document["splits"]["test"]["shards"][0]["sha256"] = "0" * 64
+    (copy / "manifest.json").write_text(json.dumps(document))
+    with pytest.raises(IntegrityError, match="prepared anew while it was scored"):
+        night.verify(plan, receipts)
 
 
 def test_only_parts_lie_under_the_root(night):

@@ -168,3 +168,14 @@ def test_a_disk_without_room_is_told_before_the_work(works, monkeypatch):
     with pytest.raises(StorageError, match=r"12 rows take about .* MB free"):
         works.score(dt.date(2024, 2, 27))
     assert current(Table(works.root, dt.date(2024, 2, 27))) is None
+
+
+def test_only_what_is_left_needs_room(works, monkeypatch):
+    """A job that goes on asks for the room of the rows that are still to be scored."""
+    day = dt.date(2024, 2, 27)
+    monkeypatch.setattr(score, "check_refused", lambda *_: (_ for _ in ()).throw(StorageError("the disk is full.")))
+    with pytest.raises(StorageError, match="the disk is full"):
+        works.score(day)
+    monkeypatch.undo()
+    monkeypatch.setattr(score_checks.shutil, "disk_usage", lambda _: score_checks.shutil._ntuple_diskusage(100, 90, 10))
+    assert works.score(day).rows == 11

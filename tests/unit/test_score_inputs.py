@@ -4,6 +4,7 @@ import dataclasses
 import os
 import shutil
 import time
+from contextlib import nullcontext
 from decimal import Decimal
 from pathlib import Path
 
@@ -16,10 +17,12 @@ from cnnjob import storage
 from cnnjob.config.load import load_config
 from cnnjob.config.prepare import ImageConfig
 from cnnjob.config.score import RULES, ScoreConfig
-from cnnjob.errors import ConfigError, RefusedRowsError
+from cnnjob.errors import ConfigError, DatasetError, IntegrityError, RefusedRowsError, UserError
 from cnnjob.scoring.dates import for_date
-from cnnjob.scoring.inputs import open_input
+from cnnjob.scoring.inputs import DatasetInput, open_input
 from cnnjob.scoring.table import current
+from cnnjob.tracking.registry import Resolved
+from pipelines.score_checks import check_fit
 from tests.helpers import scoring_model
 from tests.nights import Work, content_of, folder_of_pictures, score_here
 from tests.piles import encoded, pixels
@@ -175,6 +178,101 @@ def test_an_object_store_has_the_same_scores(work, pictures, s3_folder, tmp_path
     storage.write_bytes(first, storage.read_bytes(first))
     assert score_here(there).published
     assert set(storage.list_files(there.table.partition)) == current(there.table).file_names
+
+
+def test_a_table_that_is_rewritten_while_it_is_scored_publishes_nothing(work, pictures, tmp_path, monkeypatch):
+    """Rows inside a Parquet file are known by their place: where it is exchanged meanwhile, nothing is published."""
+    content = [(pictures / name).read_bytes() for name in names(pictures)]
+    ids = [f"a{number}" for number in range(COUNT)]
+    pq.write_table(pa.table({"id": ids, "png": content}), tmp_path / "night.parquet")
+    one = work("manifest", tmp_path / "night.parquet", tmp_path / "scores", units={"target_rows": 8})
+    one = dataclasses.replace(one, given={"columns": {"image": "png"}})
+
+    def between(*_: object) -> None:
+        pq.write_table(pa.table({"id": ids[::-1], "png": content[::-1]}), tmp_path / "night.parquet")
+
+    monkeypatch.setattr("pipelines.score.check_space", between)
+    with pytest.raises(IntegrityError, match=r"night.parquet was written to since it was listed"):
+        score_here(one)
+    assert current(one.table) is None
+    monkeypatch.undo()
+    assert score_here(one).rows == COUNT - COUNT // 10
+    found = by_id(one)
+    folder = work("folder", pictures, tmp_path / "folder" / "scores")
+    score_here(folder)
+    expected = by_id(folder)
+    assert found == {f"a{at}": expected[name] for at, name in enumerate(names(pictures)) if name in expected}
+
+
+def test_another_column_of_images_is_another_input(work, pictures, tmp_path):
+    """Which column the images come from is a part of what is scored, also where ids and file are the same."""
+    content = [(pictures / name).read_bytes() for name in names(pictures)]
+    table = pa.table({"id": [f"a{at}" for at in range(COUNT)], "front": content, "back": content[::-1]})
+    pq.write_table(table, tmp_path / "both.parquet")
+    one = work("manifest", tmp_path / "both.parquet", tmp_path / "scores")
+    found = []
+    for column in ("front", "back"):
+        result = score_here(dataclasses.replace(one, given={"columns": {"image": column}}))
+        assert result.published
+        found.append(by_id(one))
+    assert found[0] != found[1]
+
+
+def test_rows_that_repeat_unit_by_unit_are_all_told(work, pictures, tmp_path):
+    """Of a table whose units are the same row by row, each row is scored or in quarantine."""
+    uri = str(pictures / names(pictures)[0])
+    pq.write_table(pa.table({"id": ["one"] * 5, "uri": [uri] * 5}), tmp_path / "list.parquet")
+    one = work("manifest", tmp_path / "list.parquet", tmp_path / "scores", units={"target_rows": 1})
+    result = score_here(one)
+    assert (result.rows, result.refused) == (1, {"duplicate_id": 4})
+    assert len(quarantine_of(one)) == 4
+
+
+def test_a_refusal_of_the_world_is_looked_at_again(work, pictures, tmp_path, monkeypatch):
+    """A file that was gone and is there again as it was is scored by the same command; sound units stay."""
+    copy = Path(shutil.copytree(pictures, tmp_path / "pictures"))
+    first, aside = copy / names(copy)[0], tmp_path / "aside"
+    strict = {"max_refused_share": 0.1}
+    one = work("folder", copy, tmp_path / "scores", limits=strict, units={"target_rows": 8})
+    monkeypatch.setattr("pipelines.score.check_space", lambda *_: first.rename(aside))
+    with pytest.raises(RefusedRowsError, match="1 gone"):
+        score_here(one)
+    monkeypatch.undo()
+    aside.rename(first)
+    result = score_here(one)
+    assert result.refused == {"not_an_image": COUNT // 10}
+    assert result.units == {"planned": 4, "reused": 3}
+
+
+@pytest.mark.parametrize(
+    ("key", "layout", "taken"),
+    [
+        ("prediction", "list", True),
+        ("date", "columns", True),
+        ("p_3", "columns", True),
+        ("p_3", "list", False),
+        ("sku", "columns", False),
+    ],
+)
+def test_key_columns_of_a_data_set_have_room(work, digits, bundle, tmp_path, key, layout, taken):
+    """A key column that is called as one of the table's own is refused; the values would be lost."""
+
+    class Keyed(DatasetInput):
+        @property
+        def keys(self) -> tuple[pa.Field, ...]:
+            return (pa.field(key, pa.string()),)
+
+    config = work("dataset", digits.path, tmp_path / "scores", probabilities=layout).config
+    given, resolved = Keyed(digits.path, digits.manifest), Resolved("digits", "1", bundle)
+    with pytest.raises(DatasetError, match=f"the key column '{key}'") if taken else nullcontext():
+        check_fit(config, given, resolved)
+
+
+def test_an_output_below_a_file_is_the_users_mistake(work, pictures, tmp_path):
+    """Where the folder of the table cannot be made, it is told as what it is."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file"):
+        score_here(work("folder", pictures, tmp_path / "file" / "scores"))
 
 
 def test_too_many_refused_rows_publish_nothing(work, pictures, tmp_path):

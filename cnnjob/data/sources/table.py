@@ -22,7 +22,7 @@ from cnnjob.data.sources.base import Content, Listing, identity_of, listing_tabl
 from cnnjob.data.sources.files import MTIME, PATH, SIZE, UNKNOWN, FileReader, root_of
 from cnnjob.data.sources.labels import given_of, labels_of
 from cnnjob.data.sources.tabular import FILE, GROUP, OFFSET, URI_COLUMN, read_columns, table_files
-from cnnjob.errors import DatasetError
+from cnnjob.errors import DatasetError, IntegrityError
 from cnnjob.schema import ID
 
 _LABEL, _SPLIT = "_label", "_split"
@@ -36,29 +36,45 @@ class BytesReader:
 
     Attributes:
         files: URIs; the listing's column ``file`` points here.
+        identities: What each was when it was listed, see ``identity_of``: rows are known by their place in it.
         column: The column of images.
         max_bytes: Of an image.
     """
 
     files: tuple[str, ...]
+    identities: tuple[list[object], ...]
     column: str
     max_bytes: int
 
     def read(self, rows: pa.Table) -> Iterator[Content]:
-        """The bytes of listed rows."""
+        """The bytes of listed rows.
+
+        Raises:
+            IntegrityError: A file was written to since it was listed.
+        """
         files, groups, offsets = (rows.column(name).to_numpy() for name in (FILE, GROUP, OFFSET))
         for run in _runs(files):
-            uri = self.files[int(files[run[0]])]
+            number = int(files[run[0]])
+            uri = self.files[number]
+            self._check(number)
             filesystem, path = storage.resolve(uri)
             # Opened once for all its groups: reading the footer takes longer than reading a small group.
             with storage.told(uri), filesystem.open_input_file(path) as stream, pq.ParquetFile(stream) as parquet:
                 for part in _runs(groups[run]):
                     yield from self._group(parquet, int(groups[run][part[0]]), offsets[run][part])
+            self._check(number)
 
     def uris(self, rows: pa.Table) -> list[str]:
         """File, row group and offset of listed rows."""
         places = (rows.column(name).to_pylist() for name in (FILE, GROUP, OFFSET))
         return [f"{self.files[file]}#{group}/{offset}" for file, group, offset in zip(*places, strict=True)]
+
+    def _check(self, number: int) -> None:
+        if identity_of(self.files[number]) != self.identities[number]:
+            raise IntegrityError(
+                f"{self.files[number]} was written to since it was listed, and its rows may be others now. Nothing was "
+                f"published; run the same command again."
+            )
 
     def _group(self, parquet: pq.ParquetFile, group: int, offsets: np.ndarray) -> Iterator[Content]:
         """The images at ascending offsets of one row group."""
@@ -98,8 +114,7 @@ class TableSource:
 
     def digest(self) -> str:
         """Of the rows, and of the sizes and times of local images; images elsewhere stand for their URI."""
-        files = [identity_of(uri) for uri in self._files] if self._columns.image else []
-        return storage.digest_of([files, table_digest(self._rows)])
+        return storage.digest_of([self._identities if self._columns.image else [], table_digest(self._rows)])
 
     def listing(self, scratch: str) -> Listing:
         """Every row with its class."""
@@ -117,7 +132,8 @@ class TableSource:
         table = listing_table(rows.column(ID), labels, given, {**keys, **own})
         fields = tuple(table.schema.field(name) for name in keys)
         if self._columns.image:
-            reader: Any = BytesReader(tuple(self._files), self._columns.image, config.limits.max_bytes)
+            files, identities = tuple(self._files), tuple(self._identities)
+            reader: Any = BytesReader(files, identities, self._columns.image, config.limits.max_bytes)
             mean = sum(storage.size(uri) or 0 for uri in self._files) / len(table)
             return Listing(table, class_names, reader, fields, runs=self._runs(), mean_bytes=mean)
         root = root_of(storage.parent(self._files[0]))
@@ -128,6 +144,10 @@ class TableSource:
         return table_files(self._uri)
 
     @cached_property
+    def _identities(self) -> list[list[object]]:
+        return [identity_of(uri) for uri in self._files]
+
+    @cached_property
     def _rows(self) -> pa.Table:
         """Id, label, split, keys, and where each image is: the table without its images."""
         columns = self._columns
@@ -136,6 +156,9 @@ class TableSource:
             wanted[_SPLIT] = str(columns.split)
         if columns.uri:
             wanted[URI_COLUMN] = columns.uri
+        if columns.image:
+            # Before the rows: a file that is exchanged in between is then another one when its images are read.
+            _ = self._identities
         table = read_columns(self._files, wanted, columns.id, columns.keys, columns.image)
         if not len(table):
             raise DatasetError(f"{self._uri} has no rows; there is nothing to do.")
