@@ -2,6 +2,7 @@
 
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -48,26 +49,23 @@ def run_command(job: Callable[[Console], object], *, as_json: bool, debug: bool)
             console.result(job(console))
         except CnnjobError as error:
             console.close()
-            if debug:
-                raise
-            _fail(error, console)
+            _fail(error, console, debug=debug)
         except (typer.Exit, typer.Abort):
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - told by its kind, and with --debug by its place
             console.close()
-            if debug:
-                raise
-            _fail(JobError(f"{type(error).__name__}: {error}. With --debug you see where it happened."), console)
+            told = JobError(f"{type(error).__name__}: {error}. With --debug you see where it happened.")
+            _fail(told, console, debug=debug)
         except (KeyboardInterrupt, interrupt.EndedBySignalError):
             console.close()
-            if debug:
-                raise
             _ended(interrupt.received() or signal.SIGINT, console)
         finally:
             console.close()
 
 
-def _fail(error: CnnjobError, console: Console) -> NoReturn:
+def _fail(error: CnnjobError, console: Console, *, debug: bool) -> NoReturn:
+    if debug:
+        traceback.print_exc()
     console.note(f"Error: {error}")
     console.result({"error": type(error).__name__, "message": str(error), "exit_code": error.exit_code})
     sys.exit(error.exit_code)

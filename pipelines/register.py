@@ -8,9 +8,11 @@ from typing import Any
 
 from cnnjob.config.load import dump_config
 from cnnjob.data.rows import read_rows
+from cnnjob.errors import TrainingError
 from cnnjob.models import bundle as bundles
 from cnnjob.models.bundle import Bundle
 from cnnjob.models.export import check_parity, export_onnx, weights
+from cnnjob.models.spec import evaluation_batch
 from cnnjob.tracking import registry, runs
 from cnnjob.tracking.registry import Registered
 from cnnjob.tracking.server import Server
@@ -46,6 +48,7 @@ def register(
 
     Raises:
         ExportError: The graph and the net differ; nothing is registered.
+        TrainingError: The checkpoint that has the best weights cannot be read; nothing is registered.
     """
     test = figures_of_test(evaluation, job.manifest.class_names)
     bundle, parity, example = _bundle(job, {"best_epoch": best_epoch, "test": test})
@@ -90,10 +93,17 @@ def _pictures(job: TrainJob, epochs: Sequence[dict[str, Any]], best_epoch: int, 
 def _bundle(job: TrainJob, metrics: dict[str, Any]) -> tuple[Bundle, float, Any]:
     """Export the best weights, and check the graph against the net on real rows of the data set."""
     manifest = job.manifest
-    module, _ = driver.best_model(job)
+    module, progress = driver.best_model(job)
+    if progress.best_epoch != metrics["best_epoch"]:
+        raise TrainingError(
+            f"the newest checkpoint of {job.config.name} cannot be read now, and the one before it has epoch "
+            f"{progress.best_epoch} as the best and not {metrics['best_epoch']}. Nothing was registered; run the same "
+            f"command again."
+        )
     graph = export_onnx(module, job.net.shape, manifest.class_names)
-    rows = read_rows(job.config.dataset, manifest.splits["train"], 0, PARITY_ROWS, job.net.shape)
-    parity = check_parity(graph, module, rows.images)
+    train = manifest.splits["train"]
+    rows = read_rows(job.config.dataset, train, 0, min(PARITY_ROWS, train.rows), job.net.shape)
+    parity = check_parity(graph, module, rows.images, evaluation_batch(job.net))
     statistics = manifest.statistics.model_dump(mode="json")
     description = bundles.describe(
         {

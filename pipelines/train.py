@@ -19,7 +19,7 @@ from cnnjob.cluster.session import Needs, session, worker_environment
 from cnnjob.config.load import dump_config
 from cnnjob.config.train import TrainConfig
 from cnnjob.data.manifest import Manifest, read_manifest
-from cnnjob.errors import TrackingError, TrainingError
+from cnnjob.errors import DatasetError, TrackingError, TrainingError
 from cnnjob.models.presets import net_for
 from cnnjob.tracking import runs
 from cnnjob.tracking.sender import MetricSender
@@ -84,11 +84,14 @@ def run(config: TrainConfig, console: Console) -> TrainResult:
     net = net_for(config.model, manifest.image.shape, len(manifest.class_names))
     run_folder = storage.join(config.storage, config.name)
     state = open_run(run_folder, config, manifest.fingerprint)
-    if state is not None and state.result is not None:
+    if state is not None and state.result is not None and state.result["model_name"] == config.model_name:
         return TrainResult(**{**state.result, "created": False})
+    _check_splits(config, manifest)
     feed = feed_of(config, manifest)
     with session(_needs(config, manifest), console):
         marks["ray"] = time.time() - began
+        # The first thing that is written: where that is not allowed, MLflow has no run of it.
+        storage.write_bytes(storage.join(run_folder, "config.yaml"), dump_config(config).encode())
         server = connect(config.tracking.uri, create=True)
         if state is not None and runs.resume_run(server, state.run_id):
             console.note(f"Run {config.name} goes on in {run_folder}")
@@ -100,9 +103,10 @@ def run(config: TrainConfig, console: Console) -> TrainResult:
         with _told_to_mlflow(server, state.run_id):
             console.note(f"Feed: {feed.kind}; {feed.reason}")
             entries = _train(job, server, console)
+            _check_unchanged(config, manifest)
             result = _finish(job, server, entries, feed)
-    save_run(run_folder, dataclasses.replace(state, result=dataclasses.asdict(result)))
     runs.end_run(server, state.run_id, "FINISHED")
+    save_run(run_folder, dataclasses.replace(state, result=dataclasses.asdict(result)))
     return result
 
 
@@ -153,7 +157,6 @@ def _begin(server: Server, config: TrainConfig, manifest: Manifest, run_folder: 
     run_id = runs.start_run(server, config.tracking.experiment, config.name, params, tags)
     state = RunState(run_id, computing_config(config), manifest.fingerprint)
     save_run(run_folder, state)
-    storage.write_bytes(storage.join(run_folder, "config.yaml"), dump_config(config).encode())
     return state
 
 
@@ -218,6 +221,25 @@ def _check_finite(job: TrainJob, events: list[dict[str, Any]]) -> None:
                 f"{event['step']}. Nothing was registered. Lower optimizer.learning_rate (now "
                 f"{job.config.optimizer.learning_rate:g}) or set optimizer.gradient_clip, and train under another name."
             )
+
+
+def _check_splits(config: TrainConfig, manifest: Manifest) -> None:
+    """The best epoch is the one with the best validation, and what is registered has been tested."""
+    for split in ("val", "test"):
+        if not manifest.splits[split].rows:
+            raise DatasetError(
+                f"{config.dataset} has no {split} rows, and the model that is registered is chosen by val and told by "
+                f"test. Prepare it with a larger split.{split}, or with more images."
+            )
+
+
+def _check_unchanged(config: TrainConfig, manifest: Manifest) -> None:
+    """A data set that is prepared anew has other rows at the same places, which a feed may have read."""
+    if read_manifest(config.dataset).splits != manifest.splits:
+        raise TrainingError(
+            f"{config.dataset} was prepared anew while {config.name} was trained on it, so the rows may have been of "
+            f"both. Nothing was registered; train again under another name."
+        )
 
 
 def _finish(job: TrainJob, server: Server, entries: list[dict[str, Any]], feed: FeedChoice) -> TrainResult:

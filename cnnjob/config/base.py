@@ -62,6 +62,16 @@ def rule(*keys: str) -> Callable[[_C], _C]:
     return mark
 
 
+@rule("tracking.uri")
+def tracking_has_no_password(uri: str) -> Iterator[str]:
+    """A config is stored beside every output and in every model, where a password would be read."""
+    if ":" in uri.partition("://")[2].rpartition("@")[0]:
+        yield (
+            "has a password in it, and configs are stored beside every output. Leave it out; a server's is read from "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, a database's from where its driver looks"
+        )
+
+
 class TrackingConfig(Config):
     """Where MLflow keeps runs and models."""
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from cnnjob.config.base import Config, TrackingConfig, Uri, rule
+from cnnjob.config.base import Config, TrackingConfig, Uri, rule, tracking_has_no_password
 from cnnjob.config.prepare import Level, LimitsConfig
 
 OWN_COLUMNS = ("id", "prediction", "confidence", "probabilities", "model_name", "model_version", "scored_at", "date")
@@ -187,4 +187,5 @@ RULES = (
     packed_images_have_their_form,
     output_can_be_committed,
     timezone_is_known,
+    tracking_has_no_password,
 )

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from cnnjob.config.base import Config, Name, TrackingConfig, Uri, rule
+from cnnjob.config.base import Config, Name, TrackingConfig, Uri, rule, tracking_has_no_password
 
 
 class BlockConfig(Config):
@@ -195,4 +195,4 @@ def compiled_on_gpus(compile: bool, use_gpu: bool) -> Iterator[str]:  # noqa: A0
         yield "torch.compile makes training on CPUs slower; leave it out, or set use_gpu: true"
 
 
-RULES = (one_net, batch_reaches_every_worker, compiled_on_gpus)
+RULES = (one_net, batch_reaches_every_worker, compiled_on_gpus, tracking_has_no_password)

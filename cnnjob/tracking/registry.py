@@ -75,11 +75,16 @@ def promote(server: Server, name: str, version: str | None, alias: str) -> Regis
     """Point an alias at a version; by default the newest.
 
     Raises:
-        ModelError: There is no such model or version.
+        ModelError: There is no such model or version, or MLflow takes no such alias.
     """
     found = _version(server, name, version) if version else _newest(server, name)
     with asking(server, f"set the alias {alias}"):
-        server.client.set_registered_model_alias(name, alias, found.version)
+        try:
+            server.client.set_registered_model_alias(name, alias, found.version)
+        except MlflowException as error:
+            if error.error_code != "INVALID_PARAMETER_VALUE":
+                raise
+            raise ModelError(f"{alias!r} cannot be an alias: {str(error).splitlines()[0]}") from error
     return Registered(name, str(found.version))
 
 

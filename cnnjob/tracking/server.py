@@ -95,8 +95,9 @@ def asking(server: Server, what: str) -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
+        said = str(error).splitlines()[0]
         raise TrackingError(
-            f"MLflow at {shown(server.uri)} could not {what}: {str(error).splitlines()[0]}. "
+            f"MLflow at {shown(server.uri)} could not {what}: {said.replace(server.uri, shown(server.uri))}. "
             f"Check that it runs and that tracking.uri is right, then run the same command again."
         ) from error
 

@@ -26,6 +26,8 @@ default. More are averaged a chunk at a time."""
 
 _MEMORY = Path("/dev/shm")  # noqa: S108 - a folder of our own is made in it
 _SHARED, _TOKEN = "gradients", "token"
+_WAIT_S = 1800
+"""For another rank, as gloo does: one that lives and computes nothing would be waited for without end."""
 
 
 class Averaging(Protocol):
@@ -59,21 +61,20 @@ class SharedMemory:
     @classmethod
     def of_one_machine(cls, place: Place, numbers: int) -> "SharedMemory | None":
         """Set up by all ranks; None, on each, where they do not all reach the same folder."""
-        told: list[Any] = [_made(numbers * 4 * (place.world_size + 1)) if place.rank == 0 else None]
-        dist.broadcast_object_list(told, src=0)
         with ExitStack() as undo:
+            told: list[Any] = [_made(numbers * 4 * (place.world_size + 1)) if place.rank == 0 else None]
+            if told[0]:
+                # What is mapped and connected stays so; nothing is left when this returns or raises.
+                undo.callback(shutil.rmtree, told[0][0], ignore_errors=True)
+            dist.broadcast_object_list(told, src=0)
             folder = Path(told[0][0]) if told[0] else None
-            if folder and place.rank == 0:
-                # What is mapped and connected stays so; nothing is left, however the ranks end.
-                undo.callback(shutil.rmtree, folder, ignore_errors=True)
             memory, listener = None, None
             if folder:
                 with suppress(OSError):
-                    if (folder / _TOKEN).read_text() == told[0][1]:
+                    # A folder that machines share holds the word, but neither memory nor sockets that they share.
+                    if (_machine(), (folder / _TOKEN).read_text()) == told[0][1:]:
                         memory = _mapped(folder / _SHARED, place.world_size, numbers)
-                        listener = undo.enter_context(socket.socket(socket.AF_UNIX))
-                        listener.bind(str(folder / str(place.rank)))
-                        listener.listen()
+                        listener = _listening(folder / str(place.rank), undo)
             ready: list[Any] = [None] * place.world_size
             dist.all_gather_object(ready, memory is not None and listener is not None)
             if memory is None or listener is None or folder is None or not all(ready):
@@ -87,6 +88,7 @@ class SharedMemory:
 
         Raises:
             ConnectionError: Another rank has ended.
+            TimeoutError: Another rank has not come for half an hour.
         """
         for start in range(0, len(values), len(self._sums)):
             self._average(values[start : start + len(self._sums)])
@@ -148,8 +150,8 @@ def _mean(given: torch.Tensor, out: torch.Tensor) -> None:
     out.div_(len(given))
 
 
-def _made(size: int) -> tuple[str, str] | None:
-    """A folder of our own with a file of ``size`` bytes, in memory where there is room; and a word only it has."""
+def _made(size: int) -> tuple[str, str, str] | None:
+    """A folder of our own with a file of ``size`` bytes, in memory where there is room; its machine, and a word."""
     for parent in (_MEMORY, None):
         with suppress(OSError), ExitStack() as undo:
             folder = Path(tempfile.mkdtemp(prefix="cnnjob-", dir=parent))
@@ -158,9 +160,23 @@ def _made(size: int) -> tuple[str, str] | None:
             (folder / _SHARED).write_bytes(bytes(size))
             token = secrets.token_hex(16)
             (folder / _TOKEN).write_text(token)
+            made = str(folder), _machine(), token
             undo.pop_all()
-            return str(folder), token
+            return made
     return None
+
+
+def _machine() -> str:
+    """What all processes of a machine since its start have in common, and no other machine's."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text()
+
+
+def _listening(path: Path, undo: ExitStack) -> socket.socket:
+    listener = undo.enter_context(socket.socket(socket.AF_UNIX))
+    listener.settimeout(_WAIT_S)
+    listener.bind(str(path))
+    listener.listen()
+    return listener
 
 
 def _mapped(path: Path, ranks: int, numbers: int) -> torch.Tensor:
@@ -176,11 +192,13 @@ def _connected(place: Place, folder: Path, listener: socket.socket) -> list[tupl
     onward = []
     for number, distance in enumerate(distances):
         link = socket.socket(socket.AF_UNIX)
+        link.settimeout(_WAIT_S)
         link.connect(str(folder / str((place.rank + distance) % place.world_size)))
         link.send(bytes([number]))
         onward.append(link)
     backward = {}
     for _ in distances:
         link, _ = listener.accept()
+        link.settimeout(_WAIT_S)
         backward[int.from_bytes(link.recv(1))] = link
     return [(link, backward[number]) for number, link in enumerate(onward)]

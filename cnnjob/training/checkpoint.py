@@ -89,6 +89,8 @@ class Checkpoint:
 def save(checkpoint: Checkpoint, run_folder: str) -> None:
     """Write a run's newest checkpoint, whole or not at all, and remove all but it and the one before.
 
+    Later ones are removed too: they were passed over, or this one would not be written.
+
     Raises:
         StorageError: It could not be written; the one before stands.
     """
@@ -97,7 +99,11 @@ def save(checkpoint: Checkpoint, run_folder: str) -> None:
     # What lies there is damaged, or this name would not be written again.
     storage.remove(uri)
     write(checkpoint, uri)
-    for name in _names(run_folder)[KEPT:]:
+    names = _names(run_folder)
+    kept = [name for name in names if name <= checkpoint.progress.name][:KEPT]
+    for name in names:
+        if name in kept:
+            continue
         storage.remove(storage.join(folder, name, DESCRIPTION))
         storage.remove(storage.join(folder, name))
 

@@ -15,7 +15,8 @@ import torch
 
 from cnnjob.config.train import TrainConfig
 from cnnjob.data.manifest import Manifest
-from cnnjob.models.spec import Net
+from cnnjob.errors import IntegrityError
+from cnnjob.models.spec import Net, evaluation_batch
 from cnnjob.phases import reached
 from cnnjob.training import checkpoint as checkpoints
 from cnnjob.training import journal
@@ -31,8 +32,6 @@ from cnnjob.training.optim import class_weights
 from cnnjob.training.order import is_stuck, num_steps
 from cnnjob.training.stop import watch
 from cnnjob.training.stream import StreamingFeed
-
-EVALUATION_BATCH = 512
 
 
 @dataclass(frozen=True)
@@ -103,6 +102,10 @@ class Worker:
 
     def _restore(self) -> None:
         sound, damaged = checkpoints.latest(self.job.run_folder)
+        found = gather(sound.progress.name if sound else None, self.place)
+        if len(set(found)) > 1:
+            # A rank that cannot read the newest one now would train other weights than the rest, unseen.
+            raise IntegrityError(f"the ranks read different checkpoints: {', '.join(map(str, found))}")
         if sound is not None:
             self.learner.restore(sound)
             self.progress, self.entries = sound.progress, list(sound.entries)
@@ -196,7 +199,7 @@ class Worker:
             self.job.manifest,
             split,
             self.place,
-            batch_size=EVALUATION_BATCH,
+            batch_size=evaluation_batch(self.job.net),
             # The test split is gone through once.
             keep=self.keeps_rows and split != "test",
         )

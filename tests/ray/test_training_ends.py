@@ -10,6 +10,7 @@ from cnnjob.errors import TrainingError
 from pipelines import train
 from pipelines.confs import shipped
 from pipelines.console import Console
+from tests.helpers import PictureSource, prepare, prepare_config
 from tests.line import Line
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -37,3 +38,18 @@ def test_a_loss_that_is_not_finite_ends_the_run(line: Line, console: Console, tm
     assert run.info.status == "FAILED"
     assert "not finite" in run.data.tags["cnnjob.ended_because"]
     assert not list(client.search_registered_models())
+
+
+def test_few_images_are_enough(shared_ray: str, console: Console, tmp_path: Path) -> None:
+    """A data set of 60 rows is trained on, checked and registered; under another name only that is done again."""
+    prepare(prepare_config(tmp_path / "set"), PictureSource(60))
+    places = [f"dataset={tmp_path / 'set'}", f"storage={tmp_path / 'runs'}", f"tracking.uri={tmp_path / 'tracking'}"]
+    few = [*places, "num_epochs=1", "global_batch_size=8"]
+    first = train.run(kinds.load("train", shipped("train/digits.yaml"), few), console)
+    again = train.run(kinds.load("train", shipped("train/digits.yaml"), few), console)
+    other = train.run(kinds.load("train", shipped("train/digits.yaml"), [*few, "register_as=other"]), console)
+    assert (first.created, again.created, other.created) == (True, False, True)
+    assert (other.model_name, other.run_id, other.test) == ("other", first.run_id, first.test)
+    client = MlflowClient(f"sqlite:///{tmp_path / 'tracking' / 'mlflow.db'}")
+    assert {model.name for model in client.search_registered_models()} == {first.model_name, "other"}
+    assert client.get_run(first.run_id).info.status == "FINISHED"

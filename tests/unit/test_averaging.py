@@ -40,6 +40,10 @@ def work(rank: int, ranks: int, store: str, role: str, told: Any) -> None:
     if role == "elsewhere" and rank == ranks - 1:
         # A rank that does not see the others' memory, as on another machine.
         averaging._mapped = lambda *_: (_ for _ in ()).throw(FileNotFoundError())
+    if role == "no sockets" and rank == ranks - 1:
+        averaging._listening = lambda *_: (_ for _ in ()).throw(OSError("AF_UNIX path too long"))
+    if role == "another machine" and rank == ranks - 1:
+        averaging._machine = lambda: "another"
     if role == "no room":
         Path.write_bytes = lambda *_: (_ for _ in ()).throw(OSError(28, "no space"))
     dist.init_process_group("gloo", f"file://{store}", rank=rank, world_size=ranks, timeout=timedelta(seconds=60))
@@ -85,7 +89,7 @@ def test_means_are_added_up_in_the_order_of_the_ranks(ranks):
     assert left_behind() == before
 
 
-@pytest.mark.parametrize("role", ["elsewhere", "no room"])
+@pytest.mark.parametrize("role", ["elsewhere", "another machine", "no sockets", "no room"])
 @pytest.mark.parametrize("ranks", [2, 3, 5])
 def test_messages_give_the_same_bits(ranks, role):
     """Where a rank does not share the memory, or there is none, all of them use gloo, and every bit is the same."""

@@ -187,6 +187,17 @@ def test_two_checkpoints_are_kept(kept, tmp_path):
     assert (found.progress.epoch, found.progress.step, told) == (10, 0, [])
 
 
+def test_a_run_that_starts_anew_keeps_what_it_writes(kept, tmp_path):
+    """Later checkpoints, which were passed over as damaged, do not push out the one that is written now."""
+    for epoch in (4, 5):
+        save(at(kept, epoch), str(tmp_path))
+        (tmp_path / FOLDER / f"epoch-{epoch:05d}" / "weights.safetensors").write_bytes(b"")
+    assert latest(str(tmp_path))[0] is None
+    save(at(kept, 1), str(tmp_path))
+    assert latest(str(tmp_path))[0].progress.epoch == 1
+    assert [path.name for path in (tmp_path / FOLDER).iterdir()] == ["epoch-00001"]
+
+
 def test_one_that_was_not_written_to_its_end_is_not_there(kept, run_folder):
     """Files without a description are no checkpoint: they are neither used nor told, and are written over."""
     (run_folder / FOLDER / "epoch-00002").mkdir()

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from cnnjob.config.base import tracking_has_no_password
 from cnnjob.config.kinds import NAMES, kind, kind_of, load
 from cnnjob.config.load import dump_config, load_config, read_yaml
 from cnnjob.config.train import TrainConfig
@@ -127,6 +128,23 @@ def test_rules_hold_inside_a_nightly_config(tmp_path):
     """The rules of a score config also guard the one inside a nightly config, under its dotted key."""
     text = "score: {input: {kind: dataset, uri: data}, model: 'models:/m/1', output: out}\n"
     assert "needs input.split" in mistakes("nightly", written(tmp_path, text))["score.input.kind"]
+
+
+@pytest.mark.parametrize("uri", ["https://me:s3cret@mlflow.example.org", "postgresql://me:s3/cret@db/mlflow"])
+def test_a_password_is_refused_and_not_shown(tmp_path, uri):
+    """A tracking address with a password is refused, in training and in scoring, by a message without it."""
+    path = written(tmp_path, f"dataset: set\nname: one\nnum_epochs: 1\ntracking: {{uri: {uri!r}}}\n")
+    with pytest.raises(ConfigError, match="MLFLOW_TRACKING_PASSWORD") as told:
+        load("train", path)
+    assert "cret" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "uri", ["https://me@mlflow:5000/a", "sqlite:////data/a:b.db", "http://localhost:5000", "a:b@c"]
+)
+def test_addresses_without_a_password_are_taken(uri):
+    """A port, a user or a path with a colon is no password."""
+    assert list(tracking_has_no_password(uri)) == []
 
 
 def test_key_written_twice_is_refused(tmp_path):

@@ -1,0 +1,33 @@
+"""What a training refuses before it starts, and what it evaluates with."""
+
+from unittest import mock
+
+import pytest
+
+from cnnjob.config import kinds
+from cnnjob.errors import DatasetError
+from cnnjob.models.presets import net_for
+from cnnjob.models.spec import evaluation_batch, largest_map
+from pipelines import train
+from pipelines.confs import shipped
+from tests.helpers import PictureSource, prepare, prepare_config
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_a_model_is_chosen_and_told_by_rows(tmp_path, split):
+    """A data set without validation or test rows is refused before anything is written or started."""
+    prepare(prepare_config(tmp_path / "set", **{split: 0.0}), PictureSource(40))
+    places = [f"dataset={tmp_path / 'set'}", f"storage={tmp_path / 'runs'}", f"tracking.uri={tmp_path / 'mlflow'}"]
+    config = kinds.load("train", shipped("train/digits.yaml"), places)
+    with pytest.raises(DatasetError, match=f"has no {split} rows"):
+        train.run(config, mock.Mock())
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+@pytest.mark.parametrize(("side", "rows"), [(8, 512), (32, 512), (64, 256), (224, 16), (4096, 1)])
+def test_large_images_are_evaluated_a_few_at_a_time(tmp_path, side, rows):
+    """An evaluation's largest map has 64 MiB at most, where an image alone has not more."""
+    config = kinds.load("train", shipped("train/digits.yaml"), [f"dataset={tmp_path}"])
+    net = net_for(config.model, (3, side, side), 10)
+    assert evaluation_batch(net) == rows
+    assert rows == 1 or rows * largest_map(net) * 4 <= 64 << 20
