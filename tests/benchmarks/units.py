@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from unittest import mock
 
@@ -58,11 +58,19 @@ class StubInput:
         """It is."""
 
 
+@dataclass(frozen=True)
 class StubIds:
     """The id of a stub of a part, said to be as many as the unit has rows."""
 
+    rows: int
+
     def __len__(self) -> int:
-        return UNIT_ROWS
+        return self.rows
+
+    def column(self, name: str) -> "StubIds":
+        """The only one."""
+        del name
+        return self
 
     def equals(self, other: pa.ChunkedArray) -> bool:
         """Whether they are the id."""
@@ -156,8 +164,8 @@ def measure(units: int, folder: Path) -> dict[str, object]:
     with opened_ray(step):
         step("hand out and collect", lambda: collect(ledger, plan))
     step("check refused", lambda: check_refused(config, plan, ledger, str(staging)))
-    ids = mock.Mock(column=lambda name: StubIds())
-    with mock.patch.object(verify.pq, "read_table", return_value=ids):
+    read = iter([StubIds(unit.rows) for unit in plan.units])
+    with mock.patch.object(verify.pq, "read_table", side_effect=read):
         step("verify", lambda: verify.verify(str(staging), plan, ledger, StubInput()))
     step("publish", lambda: commit.publish(table, plan, ledger, MODEL, config.model_dump(mode="json"), NOON, base=None))
     step("recover", lambda: commit.recover(table))
