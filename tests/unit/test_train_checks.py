@@ -5,10 +5,12 @@ from unittest import mock
 import pytest
 
 from cnnjob.config import kinds
-from cnnjob.errors import DatasetError
+from cnnjob.errors import DatasetError, IntegrityError, TrainingError
 from cnnjob.models.presets import net_for
 from cnnjob.models.spec import evaluation_batch, largest_map
-from pipelines import train
+from cnnjob.training import worker
+from cnnjob.training.feed import Place
+from pipelines import register, train
 from pipelines.confs import shipped
 from tests.helpers import PictureSource, prepare, prepare_config
 
@@ -31,3 +33,21 @@ def test_large_images_are_evaluated_a_few_at_a_time(tmp_path, side, rows):
     net = net_for(config.model, (3, side, side), 10)
     assert evaluation_batch(net) == rows
     assert rows == 1 or rows * largest_map(net) * 4 <= 64 << 20
+
+
+def test_ranks_that_read_different_checkpoints_stop(tmp_path, monkeypatch):
+    """Where one rank cannot read the newest checkpoint, none goes on: their gradients would be of different weights."""
+    rank = object.__new__(worker.Worker)
+    rank.job, rank.place = mock.Mock(run_folder=str(tmp_path)), Place(0, 2)
+    monkeypatch.setattr(worker, "gather", lambda name, _: [name, "epoch-00004"])
+    with pytest.raises(IntegrityError, match="different checkpoints: None, epoch-00004"):
+        rank._restore()
+
+
+def test_only_the_weights_that_were_tested_are_registered(monkeypatch):
+    """Where the checkpoint with the best weights cannot be read at the end, the one before it is not taken for it."""
+    found = mock.Mock(), mock.Mock(best_epoch=3)
+    monkeypatch.setattr(register.driver, "best_model", lambda _: found)
+    monkeypatch.setattr(register, "export_onnx", mock.Mock(side_effect=AssertionError("nothing is exported")))
+    with pytest.raises(TrainingError, match="epoch 3 as the best and not 5"):
+        register._bundle(mock.Mock(), {"best_epoch": 5})
