@@ -16,7 +16,7 @@ help:
 	@echo "make demo        train a classifier on real images and score them"
 	@echo "make lint        ruff, mypy, import-linter"
 	@echo "make test        all tests; make test-quick: those that need no Ray"
-	@echo "make chaos       hundreds of kills and thousands of damaged files (about 25 minutes)"
+	@echo "make chaos       hundreds of kills and thousands of damaged files (10 to 25 minutes)"
 	@echo "make bench       the product beside its peers and roofs, a table and work/bench/bench.json (about an hour)"
 	@echo "make bench-quick a rough look, under 3 minutes"
 	@echo "make clean       remove what the demo and the tools wrote"
