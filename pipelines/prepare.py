@@ -60,15 +60,15 @@ def run(config: PrepareConfig, console: Console) -> PrepareResult:
     console.note(f"Listing {config.source.uri or config.source.kind}")
     manifest = job.current(config, source)
     rate, created = 0.0, manifest is None
-    if manifest is not None:
-        tidy(config.output)
-    else:
+    if manifest is None:
         with job.begin(config, source, console) as begun:
             console.note(f"Preparing {len(begun.listing.rows):,} rows of {config.source.kind}")
             with session(Needs(data_cpus=1), console):
                 started = time.perf_counter()
                 manifest = job.run(begun, console)
                 rate = manifest.rows_in / (time.perf_counter() - started)
+    else:
+        tidy(config.output)
     return _result(config.output, manifest, created=created, rate=rate)
 
 

@@ -25,9 +25,9 @@ from cnnjob.data.place import Place, open_place
 from cnnjob.data.plan import DatasetPlan, plan_dataset
 from cnnjob.data.shards import WrittenShard, write_shard
 from cnnjob.data.sources.base import Listing, Source, Unit, cut_units
-from cnnjob.data.sources.files import SIZE
+from cnnjob.data.sources.files import listed_sizes
 from cnnjob.data.spread import spread
-from cnnjob.data.staging import UNLISTED_BYTES, StagedUnit, stage_unit, write_listing
+from cnnjob.data.staging import StagedUnit, stage_unit, write_listing
 from cnnjob.data.statistics import PixelCounts
 from cnnjob.errors import DatasetError, IntegrityError, RefusedRowsError, StorageError, UserError
 from cnnjob.progress import Progress
@@ -89,8 +89,7 @@ def begin(config: PrepareConfig, source: Source, progress: Progress) -> Iterator
         JobError: The same job is at work right now.
     """
     digest = source.digest()
-    # Staged files are known by their unit's number, so how units are cut is a part of what they are.
-    key = storage.digest_of([_config_of(config), digest, _versions(), ROWS_PER_UNIT, BYTES_PER_UNIT])[:12]
+    key = storage.digest_of([_config_of(config), digest, _versions()])[:12]
     with open_place(config.output, key) as place:
         listing = source.listing(storage.join(place.staging, "unpacked"))
         _check_listing(listing)
@@ -178,10 +177,8 @@ def _units(job: Job) -> list[Unit]:
     """Units of bounded work and memory: what is read and decoded, where that was listed, and what is held of it."""
     image, listing = job.config.image, job.listing
     packed = image.channels * image.height * image.width if image.storage == "packed" else 0
-    sizes = None
-    if SIZE in listing.rows.column_names:
-        listed = listing.rows.column(SIZE).fill_null(0).to_numpy()
-        sizes = np.maximum(np.where(listed < 0, UNLISTED_BYTES, listed), packed)
+    listed = listed_sizes(listing.rows)
+    sizes = None if listed is None else np.maximum(listed, packed)
     rows = max(1, min(ROWS_PER_UNIT, BYTES_PER_UNIT // max(1, packed)))
     row_bytes = max(packed, listing.mean_bytes)
     return cut_units(len(listing.rows), rows, listing.runs, sizes, BYTES_PER_UNIT, row_bytes)

@@ -113,12 +113,12 @@ def spread_over_gpus(
 def _warm(function: Callable[[Any], Any], cpus: int, processes: int) -> None:
     """Let processes that are there import what the function needs, before two actors of Ray Data's take them."""
     task = ray.remote(_nothing).options(num_cpus=cpus, max_retries=0, scheduling_strategy="SPREAD")
-    given = ray.put(Caller(function))
+    given = ray.put(function)
     for _ in range(processes):
         task.remote(given)
 
 
-def _nothing(_: Caller) -> None:
+def _nothing(_: Callable[[Any], Any]) -> None:
     """The argument has been unpickled, and with that its modules imported."""
 
 

@@ -23,8 +23,6 @@ from cnnjob.schema import DETAIL, GIVEN, ID, IMAGE, LABEL, REASON, URI, dataset_
 
 ROW, PLACE, DRAW, PICTURE = "_row", "_place", "_draw", "_picture"
 PICTURE_BYTES = 16
-UNLISTED_BYTES = 1_000_000
-"""What an encoded image is taken to have where its size was not listed: a camera's JPEG has a few of these."""
 _BATCH_BYTES = 1 << 18
 """Images in a record batch of a staged file: what is read at least to get at one row. A shard has a few rows of every
 unit; with whole units as batches each shard would read all that is staged."""

@@ -21,6 +21,7 @@ from cnnjob.errors import ExportError
 from cnnjob.models.bundle import GRAPH_INPUT, GRAPH_PREDICTION, GRAPH_PROBABILITIES
 from cnnjob.models.cnn import Classifier
 from cnnjob.models.inference import Inference
+from cnnjob.models.spec import EVALUATION_ROWS
 
 PARITY_BOUND = 1e-5
 """Largest difference of any probability between the graph and the module on real rows."""
@@ -63,7 +64,7 @@ def weights(classifier: Classifier) -> bytes:
     return content
 
 
-def check_parity(graph: bytes, classifier: Classifier, images: np.ndarray, batch_size: int = 512) -> float:
+def check_parity(graph: bytes, classifier: Classifier, images: np.ndarray, batch_size: int = EVALUATION_ROWS) -> float:
     """Run the graph and the module on real rows.
 
     Args:

@@ -92,17 +92,22 @@ def largest_map(net: Net) -> int:
     return max(prod(stage.shape_out) for stage in stages(net))
 
 
+FLOAT_BYTES = 4
 EVALUATION_ROWS = 512
 EVALUATION_BYTES = 64 << 20
-"""Of a batch's largest map, float32, where a net is only evaluated: one of 224 x 224 would be 1.6 GB with all rows."""
+"""Of a batch's largest map, where a net is only evaluated: one of 224 x 224 would be 1.6 GB with all rows."""
 
 
 def evaluation_batch(net: Net) -> int:
-    """Images that are evaluated at once: half of ``EVALUATION_ROWS``, and again, until they fit; at least one."""
-    rows = EVALUATION_ROWS
-    while rows > 1 and rows * largest_map(net) * 4 > EVALUATION_BYTES:
-        rows //= 2
-    return rows
+    """Images that are evaluated at once."""
+    return batch_within(EVALUATION_BYTES, FLOAT_BYTES * largest_map(net), (1, EVALUATION_ROWS))
+
+
+def batch_within(room: int, image_bytes: int, bounds: tuple[int, int]) -> int:
+    """The largest power of two of images that have room in so many bytes, but not less or more than the bounds."""
+    least, most = bounds
+    fitting = max(1, room // image_bytes)
+    return min(most, max(least, 1 << (fitting.bit_length() - 1)))
 
 
 def features_of(net: Net) -> int:

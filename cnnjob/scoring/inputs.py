@@ -22,10 +22,10 @@ from cnnjob.data.manifest import Manifest, read_manifest
 from cnnjob.data.rows import images_of, read_span
 from cnnjob.data.sources.base import Content, Listing, Reader, cut_units, table_digest
 from cnnjob.data.sources.base import Unit as Run
-from cnnjob.data.sources.files import SIZE
+from cnnjob.data.sources.files import listed_sizes
 from cnnjob.data.sources.folder import FolderSource
 from cnnjob.data.sources.table import TableSource
-from cnnjob.data.staging import UNLISTED_BYTES, canonical_of, read_listing, write_listing
+from cnnjob.data.staging import canonical_of, read_listing, write_listing
 from cnnjob.errors import IntegrityError
 from cnnjob.schema import DETAIL, GIVEN, ID, IMAGE, LABEL, REASON, SPLITS, URI
 from cnnjob.scoring.plan import Plan, ScoringModel, Unit, assemble, context_of, plan_dataset, rows_of_encoded
@@ -221,7 +221,8 @@ class ListedReader:
         for start in range(0, len(rows), BATCH_ROWS):
             part = slice(start, start + BATCH_ROWS)
             yield self._batch(rows.slice(start, BATCH_ROWS).combine_chunks(), twice[part], contents)
-        assert next(contents, None) is None, "a reader looks at its file once more when it is done"
+        # Asked once more, a reader looks whether its file is still the one that was listed.
+        next(contents, None)
 
     def _batch(self, rows: pa.Table, twice: np.ndarray, contents: Iterator[Content]) -> Batch:
         refused: dict[int, Refusal] = {}
@@ -282,12 +283,8 @@ def _marked(rows: pa.Table) -> pa.Table:
 
 def _runs(config: ScoreConfig, image: ImageConfig, listing: Listing) -> list[Run]:
     units, rows = config.units, listing.rows
-    sizes = None
-    if SIZE in rows.column_names:
-        listed = rows.column(SIZE).fill_null(0).to_numpy()
-        sizes = np.where(listed < 0, UNLISTED_BYTES, listed)
     at_most = rows_of_encoded(config, (image.channels, image.height, image.width))
-    return cut_units(len(rows), at_most, listing.runs, sizes, units.target_bytes, listing.mean_bytes)
+    return cut_units(len(rows), at_most, listing.runs, listed_sizes(rows), units.target_bytes, listing.mean_bytes)
 
 
 def _slice(rows: pa.Table, run: Run) -> pa.Table:

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from math import prod
 
 from cnnjob.config.score import EngineConfig
-from cnnjob.models.spec import Net, largest_map, stages
+from cnnjob.models.spec import FLOAT_BYTES, Net, batch_within, largest_map, stages
 
-FLOAT_BYTES = 4
 CACHE_BYTES = 1 << 20
 """What a batch's largest map should fit into, on a CPU: a core's own cache; measured, see DESIGN.md."""
 
@@ -65,20 +64,14 @@ def sizes_of(config: EngineConfig, net: Net, *, units: int, cpus: int, gpus: int
 
 def cpu_batch_size(net: Net) -> int:
     """Images in a batch on a CPU: a power of two."""
-    return _fitting(CACHE_BYTES, FLOAT_BYTES * largest_map(net), CPU_BATCHES)
+    return batch_within(CACHE_BYTES, FLOAT_BYTES * largest_map(net), CPU_BATCHES)
 
 
 def gpu_batch_size(net: Net, free_bytes: int) -> int:
     """Images in a batch on a GPU with so much free memory: a power of two."""
     largest = max(prod(stage.shape_in) + prod(stage.shape_out) for stage in stages(net))
-    return _fitting(int(free_bytes * GPU_SHARE), FLOAT_BYTES * largest, GPU_BATCHES)
+    return batch_within(int(free_bytes * GPU_SHARE), FLOAT_BYTES * largest, GPU_BATCHES)
 
 
 def _of(count: int, what: str) -> str:
     return f"{count} {what}{'' if count == 1 else 'es' if what.endswith('s') else 's'}"
-
-
-def _fitting(room: int, image_bytes: int, bounds: tuple[int, int]) -> int:
-    least, most = bounds
-    fitting = max(1, room // image_bytes)
-    return min(most, max(least, 1 << (fitting.bit_length() - 1)))

@@ -39,8 +39,8 @@ def verify(staging: str, plan: Plan, ledger: Ledger, given: Input) -> None:
         receipt = ledger.of(unit.name)
         assert receipt is not None, "none is missing"
         found = _read_ids(staging, unit, receipt)
-        whole = len(found) == receipt.rows and len(found) + len(receipt.refused) == unit.rows
-        if not whole or not _is_all(found, [row[ID] for row in receipt.refused], list(given.ids(unit))):
+        refused = [row[ID] for row in receipt.refused]
+        if len(found) != receipt.rows or not _is_all(found, refused, list(given.ids(unit))):
             undo(staging, unit.name)
             raise IntegrityError(
                 f"unit {unit.number} has {len(found)} rows and {len(receipt.refused)} refused ones for {unit.rows} of "

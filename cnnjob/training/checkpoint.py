@@ -101,9 +101,7 @@ def save(checkpoint: Checkpoint, run_folder: str) -> None:
     write(checkpoint, uri)
     names = _names(run_folder)
     kept = [name for name in names if name <= checkpoint.progress.name][:KEPT]
-    for name in names:
-        if name in kept:
-            continue
+    for name in [name for name in names if name not in kept]:
         storage.remove(storage.join(folder, name, DESCRIPTION))
         storage.remove(storage.join(folder, name))
 

@@ -117,8 +117,10 @@ def test_json_errors_are_one_object(cnnjob: Command) -> None:
 
 
 def test_debug_shows_the_traceback(cnnjob: Command) -> None:
-    """--debug adds the traceback."""
-    assert "Traceback" in cnnjob("train", TRAIN, "--set", "num_epochs=0", "--debug").err
+    """--debug adds the traceback, and changes nothing else."""
+    ended = cnnjob("train", TRAIN, "--set", "num_epochs=0", "--debug", "--json")
+    assert "Traceback" in ended.err
+    assert ended.code == ended.json["exit_code"] == 2
 
 
 def test_check_reports_all_files(cnnjob: Command, tmp_path: Path) -> None:

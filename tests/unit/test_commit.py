@@ -83,6 +83,15 @@ def test_receipts_are_not_believed(night):
         night.verify(plan, list(receipts.values()))
 
 
+def test_rows_that_only_a_receipt_has_are_noticed(night):
+    """A receipt of other rows than its part has is noticed: the manifest's rows are added up from receipts."""
+    plan = night.plan()
+    receipts = night.score(plan)
+    receipts[0] = replace(receipts[0], rows=receipts[0].rows + 1)
+    with pytest.raises(IntegrityError, match=f"unit {receipts[0].number}"):
+        night.verify(plan, receipts)
+
+
 def test_other_ids_are_noticed(night):
     """Rows under ids that are not those of the input are an IntegrityError that names the unit, which is undone."""
     plan = night.plan()

@@ -131,11 +131,12 @@ def test_rules_hold_inside_a_nightly_config(tmp_path):
 
 
 @pytest.mark.parametrize("uri", ["https://me:s3cret@mlflow.example.org", "postgresql://me:s3/cret@db/mlflow"])
-def test_a_password_is_refused_and_not_shown(tmp_path, uri):
+@pytest.mark.parametrize("name", ["train", "score"])
+def test_a_password_is_refused_and_not_shown(tmp_path, name, uri):
     """A tracking address with a password is refused, in training and in scoring, by a message without it."""
     path = written(tmp_path, f"dataset: set\nname: one\nnum_epochs: 1\ntracking: {{uri: {uri!r}}}\n")
     with pytest.raises(ConfigError, match="MLFLOW_TRACKING_PASSWORD") as told:
-        load("train", path)
+        load(name, path)
     assert "cret" not in str(told.value)
 
 

@@ -304,7 +304,7 @@ def test_another_input_does_not_go_on_from_what_was_staged(tmp_path):
 
 
 def test_units_of_another_size_are_not_gone_on_from(tmp_path):
-    """What a dead run staged is known by the numbers of its units: a program that cuts them otherwise begins anew."""
+    """Staged files are known by the numbers of their units: a program that cuts these otherwise stages them anew."""
     write_folder(tmp_path / "pile", {"a": 20, "b": 20})
     config = folder_config(tmp_path / "pile", tmp_path / "set")
     with (
@@ -320,7 +320,7 @@ def test_units_of_another_size_are_not_gone_on_from(tmp_path):
 
 @pytest.mark.parametrize("kept", ["packed", "encoded"])
 def test_large_files_make_small_units(tmp_path, kept):
-    """A unit's files have no more bytes than a unit may read, whatever is kept of them; a larger one is alone."""
+    """A unit's files have no more bytes than a unit may read, and as many as fit, whatever is kept of them."""
     write_folder(tmp_path / "pile", {"a": 12, "b": 12})
     for number, path in enumerate(sorted((tmp_path / "pile").rglob("*.*"))):
         path.write_bytes(encoded(pixels(1, 8 + 4 * number, 40, 3)[0], "bmp"))

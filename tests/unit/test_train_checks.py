@@ -1,13 +1,16 @@
-"""What a training refuses before it starts, and what it evaluates with."""
+"""What a training refuses before it starts and at its end, and what it evaluates with."""
 
 from unittest import mock
 
 import pytest
+from mlflow.exceptions import INVALID_PARAMETER_VALUE, MlflowException
 
 from cnnjob.config import kinds
-from cnnjob.errors import DatasetError, IntegrityError, TrainingError
+from cnnjob.errors import DatasetError, IntegrityError, ModelError, TrackingError, TrainingError
 from cnnjob.models.presets import net_for
 from cnnjob.models.spec import evaluation_batch, largest_map
+from cnnjob.tracking.registry import promote
+from cnnjob.tracking.server import Server
 from cnnjob.training import worker
 from cnnjob.training.feed import Place
 from pipelines import register, train
@@ -51,3 +54,24 @@ def test_only_the_weights_that_were_tested_are_registered(monkeypatch):
     monkeypatch.setattr(register, "export_onnx", mock.Mock(side_effect=AssertionError("nothing is exported")))
     with pytest.raises(TrainingError, match="epoch 3 as the best and not 5"):
         register._bundle(mock.Mock(), {"best_epoch": 5})
+
+
+def test_a_data_set_that_was_prepared_anew_is_not_registered_for(digits, tmp_path):
+    """What was trained on a data set that has been exchanged meanwhile registers nothing."""
+    config = kinds.load("train", shipped("train/digits.yaml"), [f"dataset={digits.path}"])
+    train._check_unchanged(config, digits.manifest)
+    other = prepare(prepare_config(tmp_path / "set"), PictureSource(40))
+    with pytest.raises(TrainingError, match="prepared anew while digits was trained"):
+        train._check_unchanged(config, other)
+
+
+def test_an_alias_that_is_reserved_is_the_users_mistake():
+    """MLflow's refusal of a name is told as such, and any other failure of its server as the server's."""
+    version = mock.Mock(version="1")
+    refusal = MlflowException("'latest' alias name is reserved.", error_code=INVALID_PARAMETER_VALUE)
+    for error, told in ((refusal, ModelError), (MlflowException("away"), TrackingError)):
+        client = mock.Mock(
+            **{"get_model_version.return_value": version, "set_registered_model_alias.side_effect": error}
+        )
+        with pytest.raises(told):
+            promote(Server("sqlite:///x", None, client), "digits", "1", "latest")

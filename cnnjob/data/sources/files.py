@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 
 from cnnjob import storage
@@ -25,6 +26,8 @@ SIZE = "_size"
 MTIME = "_mtime_ns"
 UNKNOWN = -1
 """Size of a file that was not looked at when it was listed."""
+UNLISTED_BYTES = 1_000_000
+"""What an encoded image is taken to have where its size was not listed: a camera's JPEG has a few of these."""
 
 _GONE = {errno.ENOENT: "is not there", errno.ENOTDIR: "is not there", errno.ELOOP: "is a link that leads nowhere"}
 _UNREADABLE = {
@@ -122,6 +125,14 @@ class FileReader:
         if size != UNKNOWN and mtime_ns and changed_s and changed_s != mtime_ns // 10**9:
             return Refusal("changed", f"it was listed with {size} bytes, and was written to since")
         return content
+
+
+def listed_sizes(rows: pa.Table) -> np.ndarray | None:
+    """int64 bytes of each listed file, ``UNLISTED_BYTES`` where they are not known; None for rows of another source."""
+    if SIZE not in rows.column_names:
+        return None
+    sizes = rows.column(SIZE).fill_null(0).to_numpy()
+    return np.where(sizes < 0, UNLISTED_BYTES, sizes)
 
 
 def root_of(uri: str) -> str:
