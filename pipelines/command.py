@@ -30,6 +30,9 @@ State = Annotated[str, typer.Option("--state", help="Folder with the token of th
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 DEFAULT_STATE = "~/.cnnjob"
 
+GO_ON = "What is finished is kept; run the same command again to go on."
+"""What follows where a signal ends a command; a job that knows better notes it on the exception."""
+
 
 class JobKind(StrEnum):
     """What can be submitted."""
@@ -56,9 +59,9 @@ def run_command(job: Callable[[Console], object], *, as_json: bool, debug: bool)
             console.close()
             told = JobError(f"{type(error).__name__}: {error}. With --debug you see where it happened.")
             _fail(told, console, debug=debug)
-        except (KeyboardInterrupt, interrupt.EndedBySignalError):
+        except (KeyboardInterrupt, interrupt.EndedBySignalError) as ended:
             console.close()
-            _ended(interrupt.received() or signal.SIGINT, console)
+            _ended(interrupt.received() or signal.SIGINT, getattr(ended, "__notes__", [GO_ON]), console)
         finally:
             console.close()
 
@@ -71,9 +74,10 @@ def _fail(error: CnnjobError, console: Console, *, debug: bool) -> NoReturn:
     sys.exit(error.exit_code)
 
 
-def _ended(by: signal.Signals, console: Console) -> NoReturn:
-    console.note(f"Ended by {by.name}. What is finished is kept; run the same command again to go on.")
-    console.result({"error": "EndedBySignalError", "message": f"ended by {by.name}", "exit_code": 128 + by})
+def _ended(by: signal.Signals, then: Sequence[str], console: Console) -> NoReturn:
+    told = " ".join([f"Ended by {by.name}.", *then])
+    console.note(told)
+    console.result({"error": "EndedBySignalError", "message": told, "exit_code": 128 + by})
     sys.exit(128 + by)
 
 

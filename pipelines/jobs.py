@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ray.job_submission import JobSubmissionClient
 
+from cnnjob import interrupt
 from cnnjob.cluster import head
 from cnnjob.cluster import submit as api
 from cnnjob.cluster.head import Head
@@ -55,7 +56,11 @@ def submit(
     if not wait:
         console.say(job_id)
         return api.state(client, job_id)
-    ended = api.follow(client, job_id, _write)
+    try:
+        ended = api.follow(client, job_id, _write)
+    except (KeyboardInterrupt, interrupt.EndedBySignalError) as told:
+        told.add_note(api.not_stopped(client, job_id))
+        raise
     console.say(f"{job_id} {ended.status}")
     return JobState(ended.job_id, ended.status, api.exit_code(ended), ended.entrypoint)
 

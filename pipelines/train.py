@@ -29,7 +29,7 @@ from cnnjob.training.evaluation import from_plain
 from cnnjob.training.feed import FeedChoice, feed_of
 from cnnjob.training.observations import observations
 from cnnjob.training.order import num_steps
-from cnnjob.training.state import RunState, computing_config, open_run, save_run
+from cnnjob.training.state import RunState, alone, begun, open_run, save_run
 from cnnjob.training.worker import TrainJob
 from cnnjob.versions import git_commit
 from pipelines import training_trace
@@ -83,13 +83,17 @@ def run(config: TrainConfig, console: Console) -> TrainResult:
     manifest = read_manifest(config.dataset)
     net = net_for(config.model, manifest.image.shape, len(manifest.class_names))
     run_folder = storage.join(config.storage, config.name)
-    state = open_run(run_folder, config, manifest.fingerprint)
-    if state is not None and state.result is not None and state.result["model_name"] == config.model_name:
-        return TrainResult(**{**state.result, "created": False})
+    state = open_run(run_folder, config, manifest)
+    if (result := _finished(state, config)) is not None:
+        return result
     _check_splits(config, manifest)
     feed = feed_of(config, manifest)
-    with session(_needs(config, manifest), console):
+    with session(_needs(config, manifest), console), alone(run_folder):
         marks["ray"] = time.time() - began
+        # Another command may have been at it until now.
+        state = open_run(run_folder, config, manifest)
+        if (result := _finished(state, config)) is not None:
+            return result
         # The first thing that is written: where that is not allowed, MLflow has no run of it.
         storage.write_bytes(storage.join(run_folder, "config.yaml"), dump_config(config).encode())
         server = connect(config.tracking.uri, create=True)
@@ -103,11 +107,17 @@ def run(config: TrainConfig, console: Console) -> TrainResult:
         with _told_to_mlflow(server, state.run_id):
             console.note(f"Feed: {feed.kind}; {feed.reason}")
             entries = _train(job, server, console)
-            _check_unchanged(config, manifest)
             result = _finish(job, server, entries, feed)
     runs.end_run(server, state.run_id, "FINISHED")
     save_run(run_folder, dataclasses.replace(state, result=dataclasses.asdict(result)))
     return result
+
+
+def _finished(state: RunState | None, config: TrainConfig) -> TrainResult | None:
+    """What a finished run gave, where that is what is asked for."""
+    if state is None or state.result is None or state.result["model_name"] != config.model_name:
+        return None
+    return TrainResult(**{**state.result, "created": False})
 
 
 def show(result: TrainResult, console: Console) -> None:
@@ -155,7 +165,7 @@ def _begin(server: Server, config: TrainConfig, manifest: Manifest, run_folder: 
         "cnnjob.feed": f"{feed.kind}; {feed.reason}",
     }
     run_id = runs.start_run(server, config.tracking.experiment, config.name, params, tags)
-    state = RunState(run_id, computing_config(config), manifest.fingerprint)
+    state = begun(run_id, config, manifest)
     save_run(run_folder, state)
     return state
 
@@ -189,7 +199,7 @@ def _train(job: TrainJob, server: Server, console: Console) -> list[dict[str, An
             metrics.put(values, step=step, timestamp_ms=entry["timestamp_ms"])
 
         driver.fit(job, worker_environment(), on_entry)
-    _check_finite(job, events)
+    _check_ended(job, events)
     epochs = sum(entry["kind"] == journal.EPOCH for entry in entries)
     if epochs < job.config.num_epochs:
         console.note(f"Stopped after epoch {epochs}: none was better for {job.config.early_stopping_epochs} epochs")
@@ -210,9 +220,15 @@ def _tell(event: dict[str, Any], console: Console) -> None:
             console.note(f"Stopped in epoch {event['epoch']} after step {event['step']}; a checkpoint has it")
 
 
-def _check_finite(job: TrainJob, events: list[dict[str, Any]]) -> None:
-    """Tell a training that left the numbers: nothing of it is registered."""
+def _check_ended(job: TrainJob, events: list[dict[str, Any]]) -> None:
+    """Tell a training that left the numbers, or whose data set was replaced: nothing of it is registered."""
     for event in events:
+        if event["kind"] == "replaced":
+            raise TrainingError(
+                f"{job.config.dataset} was prepared anew while {job.config.name} was trained on it, in epoch "
+                f"{event['epoch']} or just before. Nothing was registered, and no checkpoint has what was read since. "
+                f"Prepare it as it was and run the same command again to go on, or train under another name."
+            )
         if event["kind"] == "not_finite":
             ranks = ", ".join(str(rank) for rank in event["ranks"])
             what = f"the loss on rank {ranks}" if ranks else "the gradient"
@@ -231,15 +247,6 @@ def _check_splits(config: TrainConfig, manifest: Manifest) -> None:
                 f"{config.dataset} has no {split} rows, and the model that is registered is chosen by val and told by "
                 f"test. Prepare it with a larger split.{split}, or with more images."
             )
-
-
-def _check_unchanged(config: TrainConfig, manifest: Manifest) -> None:
-    """A data set that is prepared anew has other rows at the same places, which a feed may have read."""
-    if read_manifest(config.dataset).splits != manifest.splits:
-        raise TrainingError(
-            f"{config.dataset} was prepared anew while {config.name} was trained on it, so the rows may have been of "
-            f"both. Nothing was registered; train again under another name."
-        )
 
 
 def _finish(job: TrainJob, server: Server, entries: list[dict[str, Any]], feed: FeedChoice) -> TrainResult:

@@ -95,6 +95,11 @@ class Manifest(_Part):
     """The resolved config of the job that wrote it."""
     versions: dict[str, str]
 
+    @property
+    def rows_digest(self) -> str:
+        """Digest of the rows as they lie: two data sets of one fingerprint may have them in another order."""
+        return storage.digest_of(self.model_dump(mode="json", include={"splits"}))
+
     def missing_classes(self) -> dict[str, list[str]]:
         """Names of the classes that have no row in a split, for each split that has rows."""
         return {
@@ -105,9 +110,14 @@ class Manifest(_Part):
 
 
 def fingerprint_of(class_names: tuple[str, ...], image: Image, splits: dict[str, Split]) -> str:
-    """The fingerprint of a data set's content."""
+    """The fingerprint of a data set's content.
+
+    A split's fingerprint is of what is stored; of original bytes, how they are decoded makes other pixels.
+    """
+    decoded = {"image": image.model_dump(mode="json")} if image.storage == "encoded" else {}
     return storage.digest_of(
         {
+            **decoded,
             "format_version": DATASET_FORMAT_VERSION,
             "class_names": class_names,
             "shape": image.shape,

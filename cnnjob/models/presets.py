@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cnnjob.config.train import ModelConfig
-from cnnjob.models.spec import Block, Net
+from cnnjob.models.spec import Block, Net, stages
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,21 @@ PRESETS = {
 
 
 def net_for(config: ModelConfig, shape: tuple[int, int, int], num_classes: int) -> Net:
-    """The net that ``config`` asks for, on images of ``shape`` (channels, height, width)."""
+    """The net that ``config`` asks for, on images of ``shape`` (channels, height, width).
+
+    Raises:
+        ModelError: It cannot be built for such images.
+    """
     if config.spec is None:
         assert config.preset is not None, "config.train.one_net lets exactly one through"
         preset = PRESETS[config.preset]
-        return Net(shape, num_classes, preset.blocks, preset.hidden)
-    spec = config.spec
-    blocks = tuple(Block(**block.model_dump()) for block in spec.blocks)
-    return Net(shape, num_classes, blocks, spec.hidden, spec.dropout, spec.flatten_features)
+        net = Net(shape, num_classes, preset.blocks, preset.hidden)
+    else:
+        spec = config.spec
+        blocks = tuple(Block(**block.model_dump()) for block in spec.blocks)
+        net = Net(shape, num_classes, blocks, spec.hidden, spec.dropout, spec.flatten_features)
+    stages(net)
+    return net
 
 
 def net_of(architecture: Mapping[str, Any]) -> Net:

@@ -20,8 +20,8 @@ CPU_BATCHES = (4, 64)
 large ones take twice the memory."""
 
 GPU_BATCHES = (1, 4096)
-GPU_SHARE = 1 / 4
-"""Of a GPU's free memory, for one batch's input and output of its largest stage; convolutions need room to work."""
+GPU_SHARE = 1 / 8
+"""Of a GPU's memory, for one batch's input and output of its largest stage; convolutions need room to work."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +67,10 @@ def cpu_batch_size(net: Net) -> int:
     return batch_within(CACHE_BYTES, FLOAT_BYTES * largest_map(net), CPU_BATCHES)
 
 
-def gpu_batch_size(net: Net, free_bytes: int) -> int:
-    """Images in a batch on a GPU with so much free memory: a power of two."""
+def gpu_batch_size(net: Net, memory_bytes: int) -> int:
+    """Images in a batch on a GPU with so much memory: a power of two."""
     largest = max(prod(stage.shape_in) + prod(stage.shape_out) for stage in stages(net))
-    return batch_within(int(free_bytes * GPU_SHARE), FLOAT_BYTES * largest, GPU_BATCHES)
+    return batch_within(int(memory_bytes * GPU_SHARE), FLOAT_BYTES * largest, GPU_BATCHES)
 
 
 def _of(count: int, what: str) -> str:

@@ -52,5 +52,5 @@ class TorchEngine:
         net = net_of(bundle.description.architecture)
         if self._device.type != "cuda":
             return cpu_batch_size(net)
-        free_bytes, _ = torch.cuda.mem_get_info(self._device)
-        return gpu_batch_size(net, free_bytes)
+        # Not what is free: the same device gives the same batches, and so the same bits, whatever else it holds.
+        return gpu_batch_size(net, torch.cuda.get_device_properties(self._device).total_memory)

@@ -61,22 +61,24 @@ class SharedMemory:
     @classmethod
     def of_one_machine(cls, place: Place, numbers: int) -> "SharedMemory | None":
         """Set up by all ranks; None, on each, where they do not all reach the same folder."""
+        # A folder that machines share holds the word below, but neither memory nor sockets that they share.
+        if len(set(gathered(_machine(), place))) > 1:
+            return None
         with ExitStack() as undo:
             told: list[Any] = [_made(numbers * 4 * (place.world_size + 1)) if place.rank == 0 else None]
             if told[0]:
                 # What is mapped and connected stays so; nothing is left when this returns or raises.
                 undo.callback(shutil.rmtree, told[0][0], ignore_errors=True)
             dist.broadcast_object_list(told, src=0)
-            folder = Path(told[0][0]) if told[0] else None
+            folder, token = (Path(told[0][0]), told[0][1]) if told[0] else (None, None)
             memory, listener = None, None
             if folder:
                 with suppress(OSError):
-                    # A folder that machines share holds the word, but neither memory nor sockets that they share.
-                    if (_machine(), (folder / _TOKEN).read_text()) == told[0][1:]:
+                    # Containers of one machine may each have a folder of this name.
+                    if (folder / _TOKEN).read_text() == token:
                         memory = _mapped(folder / _SHARED, place.world_size, numbers)
                         listener = _listening(folder / str(place.rank), undo)
-            ready: list[Any] = [None] * place.world_size
-            dist.all_gather_object(ready, memory is not None and listener is not None)
+            ready = gathered(memory is not None and listener is not None, place)
             if memory is None or listener is None or folder is None or not all(ready):
                 return None
             found = cls(place, memory, _connected(place, folder, listener))
@@ -150,8 +152,15 @@ def _mean(given: torch.Tensor, out: torch.Tensor) -> None:
     out.div_(len(given))
 
 
-def _made(size: int) -> tuple[str, str, str] | None:
-    """A folder of our own with a file of ``size`` bytes, in memory where there is room; its machine, and a word."""
+def gathered(value: Any, place: Place) -> list[Any]:
+    """Every rank's value, in rank order, on every rank."""
+    found: list[Any] = [None] * place.world_size
+    dist.all_gather_object(found, value)
+    return found
+
+
+def _made(size: int) -> tuple[str, str] | None:
+    """A folder of our own with a file of ``size`` bytes, in memory where there is room; and a word that is in it."""
     for parent in (_MEMORY, None):
         with suppress(OSError), ExitStack() as undo:
             folder = Path(tempfile.mkdtemp(prefix="cnnjob-", dir=parent))
@@ -160,7 +169,7 @@ def _made(size: int) -> tuple[str, str, str] | None:
             (folder / _SHARED).write_bytes(bytes(size))
             token = secrets.token_hex(16)
             (folder / _TOKEN).write_text(token)
-            made = str(folder), _machine(), token
+            made = str(folder), token
             undo.pop_all()
             return made
     return None

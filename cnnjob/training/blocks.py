@@ -22,16 +22,18 @@ Spread = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
 
 @dataclass(frozen=True)
 class BlockReader:
-    """Reads blocks of rows of the training split; small, and sent to other processes.
+    """Reads blocks of rows of a split; small, and sent to other processes.
 
     Attributes:
         dataset: The data set.
         manifest: Its manifest.
+        split: The split.
         first: Number in the split of the row that blocks are counted from.
     """
 
     dataset: str
     manifest: Manifest
+    split: str
     first: int
 
     def __call__(self, blocks: tuple[Block, ...], out: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -49,8 +51,8 @@ class BlockReader:
         rows = np.empty((count, height * width * channels), dtype=np.uint8) if out is None else out[:count]
         images = rows.reshape(count, height, width, channels)
         labels = np.empty(count, dtype=np.int64)
-        train = self.manifest.splits["train"]
-        wanted = [span for start, stop in blocks for span in spans(train, self.first + start, self.first + stop)]
+        split = self.manifest.splits[self.split]
+        wanted = [span for start, stop in blocks for span in spans(split, self.first + start, self.first + stop)]
         # Where the rows of each span begin, and then where its next rows go.
         places = [0, *accumulate(span.stop - span.start for span in wanted)]
         for number, table in read_spans(self.dataset, wanted, (IMAGE, LABEL)):
@@ -59,6 +61,43 @@ class BlockReader:
             labels[part] = table.column(LABEL).to_numpy()
             places[number] += len(table)
         return rows, labels
+
+
+class Taken:
+    """Rows taken one after another, in pieces of any size.
+
+    Args:
+        windows: Rows, and the order in which they are taken. A window is let go of before the next is asked for.
+        row_bytes: Bytes of an image.
+    """
+
+    def __init__(self, windows: Iterator[tuple[Rows, torch.Tensor]], row_bytes: int) -> None:
+        self._windows = windows
+        self._none = torch.empty((0, row_bytes), dtype=torch.uint8), torch.empty(0, dtype=torch.int64)
+        self._rows: Rows | None = None
+        self._left = torch.empty(0, dtype=torch.int64)
+
+    def take(self, count: int) -> Rows:
+        """The next ``count`` rows, over the borders of windows."""
+        if count == 0:
+            # Also where no window is left: the last step of an epoch may have rows on other ranks alone.
+            return self._none
+        pieces = []
+        while count:
+            pieces.append(self._piece(count))
+            count -= len(pieces[-1][1])
+        if len(pieces) == 1:
+            return pieces[0]
+        return torch.cat([images for images, _ in pieces]), torch.cat([labels for _, labels in pieces])
+
+    def _piece(self, count: int) -> Rows:
+        """Up to ``count`` rows of one window."""
+        if self._rows is None or not len(self._left):
+            # Let go first: another one is being read already.
+            self._rows = None
+            self._rows, self._left = next(self._windows)
+        chosen, self._left = self._left[:count], self._left[count:]
+        return self._rows[0][chosen], self._rows[1][chosen]
 
 
 def as_rows(found: tuple[np.ndarray, np.ndarray]) -> Rows:

@@ -137,12 +137,13 @@ def read(uri: str) -> Checkpoint:
     Raises:
         IntegrityError: A file is missing, or a byte of it is not what was written.
         FormatVersionError: Written by another version of the format.
+        StorageError: A store failed; the checkpoint may be sound.
     """
     where = storage.join(uri, DESCRIPTION)
+    sealed = _content(where)
     try:
-        sealed = storage.read_bytes(where)
         document = json.loads(sealed)
-    except (OSError, StorageError, ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise IntegrityError(f"{where} is damaged: {error}") from error
     if not isinstance(document, dict) or document.pop("digest", None) is None or _sealed(document) != sealed:
         raise IntegrityError(f"{where} is damaged: it is not what was written")
@@ -161,7 +162,11 @@ def read(uri: str) -> Checkpoint:
 
 
 def latest(run_folder: str) -> tuple[Checkpoint | None, list[str]]:
-    """The newest sound checkpoint of a run, and what was wrong with newer ones that were passed over."""
+    """The newest sound checkpoint of a run, and what was wrong with newer ones that were passed over.
+
+    Raises:
+        StorageError: A store failed. Work that is done would be done again if it were passed over for that.
+    """
     damaged: list[str] = []
     for name in _names(run_folder):
         try:
@@ -188,11 +193,20 @@ def _pack(tensors: Tensors) -> bytes:
     return content
 
 
-def _read_tensors(uri: str, digest: str) -> Tensors:
+def _content(uri: str) -> bytes:
     try:
-        content = storage.read_bytes(uri)
-    except (OSError, StorageError) as error:
+        return storage.read_bytes(uri)
+    except FileNotFoundError as error:
         raise IntegrityError(f"{uri} is damaged: {error}") from error
+    except StorageError as error:
+        if not storage.is_local(uri):
+            raise
+        # What a disk cannot read now it cannot read later; a store behind a network can.
+        raise IntegrityError(f"{uri} is damaged: {error}") from error
+
+
+def _read_tensors(uri: str, digest: str) -> Tensors:
+    content = _content(uri)
     if hashlib.sha256(content).hexdigest() != digest:
         raise IntegrityError(f"{uri} is damaged: it is not what was written")
     tensors: Tensors = load_safetensors(content)

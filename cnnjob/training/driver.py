@@ -8,6 +8,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import ray.train
@@ -16,7 +17,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchTrainer
 
 from cnnjob import interrupt, storage
-from cnnjob.errors import CnnjobError, TrainingError
+from cnnjob.errors import CnnjobError, StorageError, TrainingError
 from cnnjob.models.cnn import Classifier, build
 from cnnjob.training import checkpoint as checkpoints
 from cnnjob.training import journal, ray_group
@@ -60,7 +61,9 @@ def fit(job: TrainJob, environment: Mapping[str, str], on_entry: OnEntry) -> Non
         with interrupt.deferred() as asked:
             leave_by = math.inf
             while not training.wait(JOURNAL_POLL_S) and time.monotonic() < leave_by:
-                hand_over()
+                # A store that does not answer now may at the next look; the workers have no need of it until then.
+                with suppress(StorageError, OSError):
+                    hand_over()
                 if asked and leave_by == math.inf:
                     ask_to_stop(job.run_folder, job.attempt)
                     leave_by = time.monotonic() + job.config.grace_s
@@ -69,8 +72,10 @@ def fit(job: TrainJob, environment: Mapping[str, str], on_entry: OnEntry) -> Non
             interrupt.end(asked.signal)
         training.result(job)
     finally:
-        forget(job.run_folder, job.attempt)
-        storage.remove(_scratch(job))
+        # What stays is small, and why the training ended counts.
+        with suppress(CnnjobError, OSError):
+            forget(job.run_folder, job.attempt)
+            storage.remove(_scratch(job))
 
 
 def best_model(job: TrainJob) -> tuple[Classifier, Progress]:

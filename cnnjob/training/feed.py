@@ -5,20 +5,19 @@ Shards are read in the worker with pyarrow: the fastest way measured, and it wor
 the same batches, so the memory budget changes no weight.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Literal, Protocol
 
-import numpy as np
 import torch
 
 from cnnjob.config.prepare import ShardsConfig
 from cnnjob.config.train import TrainConfig
 from cnnjob.data.manifest import Manifest
-from cnnjob.data.rows import read_rows
 from cnnjob.errors import ResourceError
-from cnnjob.training.blocks import BlockReader, Spread, as_rows
+from cnnjob.training.blocks import BlockReader, Rows, Spread, Taken, as_rows
 from cnnjob.training.order import WINDOW_BYTES, Block, blocks, epoch_order, in_a_row, rank_range, share, step_slices
 
 
@@ -79,13 +78,12 @@ class Run:
     @property
     def reader(self) -> BlockReader:
         """What reads its blocks."""
-        return BlockReader(self.dataset, self.manifest, self.range[0])
+        return BlockReader(self.dataset, self.manifest, "train", self.range[0])
 
     @property
     def blocks(self) -> list[Block]:
         """Its row groups."""
-        shards = self.manifest.splits["train"].shards
-        return blocks([shard.rows for shard in shards], rows_per_group(self.manifest), *self.range)
+        return _blocks(self.manifest, "train", *self.range)
 
     def steps(self, first_step: int) -> Iterator[tuple[slice, int]]:
         """Which part of an epoch's order each step takes, and its rows over all ranks."""
@@ -99,14 +97,7 @@ class TrainingFeed:
     def __init__(self, run: Run, spread: Spread = map) -> None:
         self._run = run
         self._shape = torch.Size(run.manifest.image.shape)
-        start, stop = run.range
-        # Each row is one piece of memory, so a batch is gathered row by row and not pixel by pixel.
-        self._rows = torch.empty((stop - start, _row_bytes(run.manifest)), dtype=torch.uint8)
-        self._labels = torch.empty(stop - start, dtype=torch.int64)
-        parts = list(in_a_row(run.blocks, window_rows(run.manifest)))
-        for part, found in zip(parts, spread(run.reader, parts), strict=True):
-            lying = slice(part[0][0], part[-1][1])
-            self._rows[lying], self._labels[lying] = as_rows(found)
+        self._rows, self._labels = _all_rows(run.reader, run.blocks, spread)
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, from step ``first_step`` (0 on); as many on every rank."""
@@ -128,34 +119,51 @@ class TrainingFeed:
 class EvaluationFeed:
     """A rank's part of a split that is evaluated: in order, every row of the split on exactly one rank.
 
+    Args:
+        dataset: The data set.
+        manifest: Its manifest.
+        split: The split.
+        place: The rank.
+        batch_size: Rows of a batch; the last has what is left.
+        keep: Whether the rows stay in memory. Else they are read anew each time, a row group after another.
+        spread: What reads them elsewhere.
+
     Attributes:
         first_row: Number of its first row in the split.
     """
 
     def __init__(
-        self, dataset: str, manifest: Manifest, split: str, place: Place, *, batch_size: int, keep: bool = True
+        self,
+        dataset: str,
+        manifest: Manifest,
+        split: str,
+        place: Place,
+        *,
+        batch_size: int,
+        keep: bool = True,
+        spread: Spread = map,
     ) -> None:
         rows = manifest.splits[split].rows
         self.first_row = sum(share(rows, lower, place.world_size) for lower in range(place.rank))
-        self._stop = self.first_row + share(rows, place.rank, place.world_size)
-        self._source = (dataset, manifest, split)
+        self._count = share(rows, place.rank, place.world_size)
+        self._reader = BlockReader(dataset, manifest, split, self.first_row)
+        self._blocks = _blocks(manifest, split, self.first_row, self.first_row + self._count)
         self._batch_size = batch_size
-        self._kept = _tensors(*self._source, self.first_row, self._stop) if keep else None
+        self._spread = spread
+        self._kept = _all_rows(self._reader, self._blocks, spread) if keep else None
 
     def batches(self) -> Iterator[Batch]:
-        """All rows of the part, in order; read again each time where they are not kept."""
-        for images, labels in self._pieces():
-            for start in range(0, len(labels), self._batch_size):
-                part = slice(start, start + self._batch_size)
-                yield Batch(images[part], labels[part], len(labels[part]))
+        """All rows of the part, in order."""
+        shape = self._reader.manifest.image.shape
+        rows = Taken(((each, torch.arange(len(each[1]))) for each in self._pieces()), math.prod(shape))
+        for start in range(0, self._count, self._batch_size):
+            images, labels = rows.take(min(self._batch_size, self._count - start))
+            yield Batch(as_images(images, torch.Size(shape)), labels, len(labels))
 
-    def _pieces(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def _pieces(self) -> Iterator[Rows]:
         if self._kept is not None:
-            yield self._kept
-            return
-        rows = max(self._batch_size, window_rows(self._source[1]) // self._batch_size * self._batch_size)
-        for start in range(self.first_row, self._stop, rows):
-            yield _tensors(*self._source, start, min(start + rows, self._stop))
+            return iter([self._kept])
+        return map(as_rows, self._spread(self._reader, [(block,) for block in self._blocks]))
 
 
 @dataclass(frozen=True)
@@ -196,7 +204,7 @@ def choose_feed(manifest: Manifest, rows: int, validation_rows: int, budget: int
     Raises:
         ResourceError: Not even two windows fit; with the arithmetic.
     """
-    row_bytes = _row_bytes(manifest)
+    row_bytes = math.prod(manifest.image.shape)
     needed = (rows + validation_rows) * row_bytes
     told = f"{rows + validation_rows:,} rows x {row_bytes:,} bytes = {needed / 1e6:,.1f} MB a worker"
     if needed <= budget:
@@ -221,15 +229,17 @@ def streaming_bytes(manifest: Manifest) -> int:
     """What streaming holds: the window that is trained on, the one being read, and what reading takes.
 
     That is three row groups (one as it lies in the file, one decompressed, and what Arrow's allocator keeps), or
-    ``ARROW_BYTES`` where they are small: measured, see ``benchmarks.feeds``.
+    ``ARROW_BYTES`` where they are small: measured, see ``benchmarks.feeds``. Evaluation holds one more, beside the
+    windows of training.
     """
-    group, row_bytes = rows_per_group(manifest), _row_bytes(manifest)
-    return 2 * max(window_rows(manifest), group) * row_bytes + max(ARROW_BYTES, 3 * group * row_bytes)
+    group, row_bytes = rows_per_group(manifest), math.prod(manifest.image.shape)
+    windows = 2 * max(window_rows(manifest), group) * row_bytes
+    return windows + group * row_bytes + max(ARROW_BYTES, 3 * group * row_bytes)
 
 
 def window_rows(manifest: Manifest) -> int:
     """Rows of a window."""
-    return max(1, WINDOW_BYTES // _row_bytes(manifest))
+    return max(1, WINDOW_BYTES // math.prod(manifest.image.shape))
 
 
 def rows_per_group(manifest: Manifest) -> int:
@@ -243,11 +253,20 @@ def as_images(rows: torch.Tensor, shape: torch.Size) -> torch.Tensor:
     return rows.view(len(rows), height, width, channels).permute(0, 3, 1, 2)
 
 
-def _row_bytes(manifest: Manifest) -> int:
-    return int(np.prod(manifest.image.shape))
+def _blocks(manifest: Manifest, split: str, start: int, stop: int) -> list[Block]:
+    """The row groups of a split that hold rows ``start`` to ``stop`` (exclusive)."""
+    shards = manifest.splits[split].shards
+    return blocks([shard.rows for shard in shards], rows_per_group(manifest), start, stop)
 
 
-def _tensors(dataset: str, manifest: Manifest, split: str, start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
-    rows = read_rows(dataset, manifest.splits[split], start, stop, manifest.image.shape)
-    images = torch.from_numpy(rows.images).contiguous(memory_format=torch.channels_last)
-    return images, torch.from_numpy(rows.labels.astype(np.int64))
+def _all_rows(reader: BlockReader, lying: Sequence[Block], spread: Spread) -> Rows:
+    """Rows in memory, as they lie; read a window at a time."""
+    count = lying[-1][1] if lying else 0
+    # Each row is one piece of memory, so a batch is gathered row by row and not pixel by pixel.
+    rows = torch.empty((count, math.prod(reader.manifest.image.shape)), dtype=torch.uint8)
+    labels = torch.empty(count, dtype=torch.int64)
+    parts = list(in_a_row(lying, window_rows(reader.manifest)))
+    for part, found in zip(parts, spread(reader, parts), strict=True):
+        where = slice(part[0][0], part[-1][1])
+        rows[where], labels[where] = as_rows(found)
+    return rows, labels

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from cnnjob.training.averaging import average_bucket, averaging
+from cnnjob.training.averaging import average_bucket, averaging, gathered
 from cnnjob.training.feed import Place
 
 
@@ -57,12 +57,8 @@ def distribute(module: nn.Module, group: Group) -> nn.Module:
 
 
 def gather(value: Any, place: Place) -> list[Any]:
-    """Every rank's value, in rank order, on every rank."""
-    if place.world_size == 1:
-        return [value]
-    found: list[Any] = [None] * place.world_size
-    dist.all_gather_object(found, value)
-    return found
+    """Every rank's value, in rank order, on every rank; also for a group of one, which has no process group."""
+    return [value] if place.world_size == 1 else gathered(value, place)
 
 
 EVERY = 4

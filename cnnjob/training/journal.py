@@ -19,7 +19,10 @@ _EVENTS = "events"
 
 
 def event(kind: str) -> dict[str, Any]:
-    """The beginning of an entry that tells what happened: ``resumed``, ``stopped``, ``not_finite``, ``failed``."""
+    """The beginning of an entry that tells what happened to a run.
+
+    Kinds: ``resumed``, ``stopped``, ``not_finite``, ``replaced`` (its data set was), ``failed``.
+    """
     return {"key": f"{_EVENTS}/{time.time_ns()}-{uuid.uuid4().hex[:8]}", "kind": kind}
 
 
@@ -37,12 +40,13 @@ def append(run_folder: str, entry: dict[str, Any]) -> None:
 
 
 def read(run_folder: str, seen: set[str]) -> Iterator[dict[str, Any]]:
-    """Entries that are not in ``seen`` yet, in order of their keys; their names are added to it."""
+    """Entries that are not in ``seen`` yet, in order of their keys; their names are added once they are read."""
     folder = storage.join(run_folder, FOLDER)
     for name in storage.list_files(folder):
         if name.endswith(".json") and name not in seen:
+            entry = storage.read_json(storage.join(folder, name))
             seen.add(name)
-            yield storage.read_json(storage.join(folder, name))
+            yield entry
 
 
 def clear_events(run_folder: str) -> None:

@@ -4,15 +4,21 @@ A name stands for one config on one data set. Ray Train goes on with whatever li
 here another config or other data under the same name is refused, with the difference.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from cnnjob import storage
 from cnnjob.config.train import TrainConfig
-from cnnjob.errors import FormatVersionError, UserError
+from cnnjob.data.manifest import Manifest
+from cnnjob.errors import FormatVersionError, JobError, UserError
 from cnnjob.schema import CHECKPOINT_FORMAT_VERSION
 
 RUN_FILE = "run.json"
+_LOCK = "lock"
 FREE_KEYS = (
     "storage",
     "tracking",
@@ -34,12 +40,14 @@ class RunState:
         run_id: The run's MLflow id.
         config: The config that computes, without ``FREE_KEYS``.
         data_fingerprint: The data set's fingerprint.
+        rows_digest: Of the data set's rows as they lie, see ``Manifest.rows_digest``.
         result: What the finished run gave; None while it is not finished.
     """
 
     run_id: str
     config: dict[str, Any]
     data_fingerprint: str
+    rows_digest: str = ""
     result: dict[str, Any] | None = None
 
 
@@ -48,11 +56,17 @@ def computing_config(config: TrainConfig) -> dict[str, Any]:
     return config.model_dump(mode="json", exclude={*FREE_KEYS, "dataset", "name"})
 
 
-def open_run(run_folder: str, config: TrainConfig, data_fingerprint: str) -> RunState | None:
+def begun(run_id: str, config: TrainConfig, manifest: Manifest) -> RunState:
+    """A run that begins."""
+    return RunState(run_id, computing_config(config), manifest.fingerprint, manifest.rows_digest)
+
+
+def open_run(run_folder: str, config: TrainConfig, manifest: Manifest) -> RunState | None:
     """The run that lies under this name, if there is one.
 
     Raises:
-        UserError: It is a run of another config or of other data; the message shows the difference.
+        UserError: It is a run of another config or of other data; the message shows the difference. So is a run that
+            is not finished, where the same rows lie in another order: an epoch that it is in would have some twice.
     """
     try:
         document = storage.read_json(storage.join(run_folder, RUN_FILE))
@@ -63,8 +77,13 @@ def open_run(run_folder: str, config: TrainConfig, data_fingerprint: str) -> Run
         raise FormatVersionError.of("run", storage.join(run_folder, RUN_FILE), version, CHECKPOINT_FORMAT_VERSION)
     state = RunState(**document)
     differences = _differences(state.config, computing_config(config))
-    if state.data_fingerprint != data_fingerprint:
-        differences.append(f"data fingerprint: was {state.data_fingerprint[:12]}, is {data_fingerprint[:12]}")
+    if state.data_fingerprint != manifest.fingerprint:
+        differences.append(f"data fingerprint: was {state.data_fingerprint[:12]}, is {manifest.fingerprint[:12]}")
+    elif state.result is None and state.rows_digest not in ("", manifest.rows_digest):
+        differences.append(
+            "order of the rows: the data set was prepared anew, with other shards, another split.seed or other "
+            "libraries; prepare it as it was to go on"
+        )
     if differences:
         listed = "\n".join(f"  {line}" for line in differences)
         raise UserError(
@@ -72,6 +91,32 @@ def open_run(run_folder: str, config: TrainConfig, data_fingerprint: str) -> Run
             f"Give the new run another name, or remove {run_folder}."
         )
     return state
+
+
+@contextmanager
+def alone(run_folder: str) -> Iterator[None]:
+    """Keep other commands off a run in a local folder; on an object store nothing tells the dead from the living.
+
+    Raises:
+        JobError: Another command is at work on it.
+    """
+    if not storage.is_local(run_folder):
+        yield
+        return
+    with storage.told(run_folder):
+        folder = storage.local_path(run_folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / _LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise JobError(
+                f"another command is training the run in {run_folder} right now; wait for it, or stop it first."
+            ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def save_run(run_folder: str, state: RunState) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from cnnjob.ahead import ahead
-from cnnjob.training.blocks import BlockReader, Rows, Spread, as_rows
+from cnnjob.training.blocks import BlockReader, Rows, Spread, Taken, as_rows
 from cnnjob.training.feed import Batch, Run, as_images, window_rows
 from cnnjob.training.order import Block, windows
 
@@ -38,7 +38,7 @@ class StreamingFeed:
         if not steps:
             return
         with closing(ahead(self._windows(epoch, skip=steps[0][0].start))) as found:
-            rows = _Taken(found, math.prod(self._shape))
+            rows = Taken(found, math.prod(self._shape))
             for part, global_rows in steps:
                 images, labels = rows.take(part.stop - part.start)
                 yield Batch(as_images(images, torch.Size(self._shape)), labels, global_rows)
@@ -71,35 +71,3 @@ class _InTurn:
         """See ``BlockReader``; what was read before the last time is no more."""
         self._next, self._after = self._after, self._next
         return self._read(blocks, self._after)
-
-
-class _Taken:
-    """Rows of windows, taken one after another."""
-
-    def __init__(self, found: Iterator[tuple[Rows, torch.Tensor]], row_bytes: int) -> None:
-        self._windows = found
-        self._none = torch.empty((0, row_bytes), dtype=torch.uint8), torch.empty(0, dtype=torch.int64)
-        self._rows: Rows | None = None
-        self._left = torch.empty(0, dtype=torch.int64)
-
-    def take(self, count: int) -> Rows:
-        """The next ``count`` rows, over the borders of windows."""
-        if count == 0:
-            # Also where no window is left: the last step of an epoch may have rows on other ranks alone.
-            return self._none
-        pieces = []
-        while count:
-            pieces.append(self._piece(count))
-            count -= len(pieces[-1][1])
-        if len(pieces) == 1:
-            return pieces[0]
-        return torch.cat([images for images, _ in pieces]), torch.cat([labels for _, labels in pieces])
-
-    def _piece(self, count: int) -> Rows:
-        """Up to ``count`` rows of one window."""
-        if self._rows is None or not len(self._left):
-            # Let go first: another one is being read already.
-            self._rows = None
-            self._rows, self._left = next(self._windows)
-        chosen, self._left = self._left[:count], self._left[count:]
-        return self._rows[0][chosen], self._rows[1][chosen]

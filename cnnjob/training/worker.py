@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from cnnjob.config.train import TrainConfig
-from cnnjob.data.manifest import Manifest
-from cnnjob.errors import IntegrityError
+from cnnjob.data.manifest import Manifest, read_manifest
+from cnnjob.errors import DatasetError, IntegrityError
 from cnnjob.models.spec import Net, evaluation_batch
 from cnnjob.phases import reached
 from cnnjob.training import checkpoint as checkpoints
@@ -30,7 +30,7 @@ from cnnjob.training.loop import EpochSums, Loss, NotFiniteError, Trainer, evalu
 from cnnjob.training.metrics import Tally, merge
 from cnnjob.training.optim import class_weights
 from cnnjob.training.order import is_stuck, num_steps
-from cnnjob.training.stop import watch
+from cnnjob.training.stop import nobody_asks, watch
 from cnnjob.training.stream import StreamingFeed
 
 
@@ -74,6 +74,8 @@ class Worker:
         self.place = group.place
         self.classes = job.net.num_classes
         self.keeps_rows = feed_of(job.config, job.manifest).kind == "in memory"
+        # Rows as they are cost less to read here than to send; to decode files costs more.
+        self.spread = group.spread if job.manifest.image.storage == "encoded" else None
         self.steps = num_steps(job.manifest.splits["train"].rows, job.config.global_batch_size)
         self.learner = Learner(job.config, job.net, job.manifest, group)
         self.progress = Progress(0, 0, 0, 0.0, 0.0, job.run_id, job.manifest.fingerprint)
@@ -88,12 +90,11 @@ class Worker:
         self._restore()
         config = self.job.config
         run = Run(config.dataset, self.job.manifest, self.place, config.global_batch_size, config.seed)
-        # Rows as they are cost less to read here than to send; to decode files costs more.
-        spread = self.group.spread if self.job.manifest.image.storage == "encoded" else None
+        spread = self.spread
         feed: Feed = TrainingFeed(run, spread or map) if self.keeps_rows else StreamingFeed(run, spread)
         validation = self._evaluation("val")
         self.marks["rows"] = time.time() - self.job.began
-        with watch(self.job.run_folder, self.job.attempt) as asked:
+        with watch(self.job.run_folder, self.job.attempt) if self.place.rank == 0 else nobody_asks() as asked:
             should_stop = Agreement(self.place, asked)
             while self.progress.epoch < config.num_epochs and not self._is_stuck():
                 if not self._epoch(feed, validation, should_stop):
@@ -140,6 +141,8 @@ class Worker:
         began = time.perf_counter()
         val = self._validate(validation, epoch)
         self.ended += time.perf_counter() - began
+        if self._is_replaced(epoch):
+            return False
         self.partial = Tally.zero(self.classes)
         entry = self._entry(epoch, by_rank, sums.steps, val)
         self.entries.append(entry)
@@ -188,10 +191,29 @@ class Worker:
 
     def _leave(self, epoch: int, step: int, by_rank: list[EpochSums]) -> None:
         """Keep what is done of an epoch, and say that this run was asked to leave."""
+        if self._is_replaced(epoch):
+            return
         if step > self.progress.step:
             self.progress = dataclasses.replace(self.progress, step=step)
             self._save(tuple(sums.tally for sums in by_rank))
         self._report({**journal.event("stopped"), "epoch": epoch, "step": step})
+
+    def _is_replaced(self, epoch: int) -> bool:
+        """Whether the data set was prepared anew since the run began, which is told then.
+
+        Other rows lie in the same places, and a feed may have read them. It is asked before anything is kept, after
+        the last row of it was read: a checkpoint has nothing of them.
+        """
+        replaced = False
+        if self.place.rank == 0:
+            try:
+                replaced = read_manifest(self.job.config.dataset).splits != self.job.manifest.splits
+            except DatasetError:
+                replaced = True
+        if not gather(replaced, self.place)[0]:
+            return False
+        self._report({**journal.event("replaced"), "epoch": epoch})
+        return True
 
     def _evaluation(self, split: str) -> EvaluationFeed:
         return EvaluationFeed(
@@ -202,6 +224,7 @@ class Worker:
             batch_size=evaluation_batch(self.job.net),
             # The test split is gone through once.
             keep=self.keeps_rows and split != "test",
+            spread=self.spread or map,
         )
 
     def _validate(self, feed: EvaluationFeed, epoch: int) -> Tally:
@@ -272,6 +295,8 @@ class Worker:
             first_row=feed.first_row,
         )
         whole = to_plain(merge_evaluations(gather(part, self.place)))
+        if self._is_replaced(self.progress.epoch):
+            return
         best = {"best_epoch": self.progress.best_epoch}
         self._report({"key": journal.TEST, "kind": journal.TEST, **best, "evaluation": whole})
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load as load_safetensors
 
+from cnnjob import storage
 from cnnjob.config.train import OptimizerConfig
-from cnnjob.errors import FormatVersionError, IntegrityError
+from cnnjob.errors import FormatVersionError, IntegrityError, StorageError
 from cnnjob.training import checkpoint
 from cnnjob.training.checkpoint import DESCRIPTION, FOLDER, Checkpoint, latest, read, save, write
 from cnnjob.training.metrics import Tally
@@ -152,6 +153,26 @@ def test_the_one_before_a_damaged_checkpoint_is_used(run_folder, newest, name):
     assert (found.progress.epoch, found.progress.step) == (1, 0)
     assert len(told) == 1
     assert str(newest / name) in told[0]
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("local", [True, False])
+def test_a_store_that_fails_is_no_damage(run_folder, newest, name, local, monkeypatch):
+    """A file that a store does not give now ends the attempt, and is passed over on a disk, which will not give it."""
+    read_bytes = storage.read_bytes
+
+    def failing(uri: str) -> bytes:
+        if uri == str(newest / name):
+            raise StorageError(f"{uri}: no answer")
+        return read_bytes(uri)
+
+    monkeypatch.setattr(storage, "read_bytes", failing)
+    monkeypatch.setattr(storage, "is_local", lambda _: local)
+    if local:
+        assert latest(str(run_folder))[0].progress.epoch == 1
+    else:
+        with pytest.raises(StorageError, match="no answer"):
+            latest(str(run_folder))
 
 
 def test_the_same_document_in_another_form_is_noticed(newest):

@@ -102,10 +102,10 @@ def test_rows_are_kept_where_they_fit():
 
 @pytest.mark.parametrize("group", [64, 2048, 200_000])
 def test_a_budget_below_two_windows_is_refused(monkeypatch, group):
-    """Streaming holds two windows and what reading takes: a budget without room for them is refused with the sum."""
+    """Streaming holds two windows, a group and what reading takes: a budget without room for them is refused."""
     monkeypatch.setattr(feed, "rows_per_group", lambda _: group)
     manifest = manifest_of([10**7], split="train")
-    least = 2 * max(WINDOW_BYTES // 192, group) * 192 + max(ARROW_BYTES, 3 * group * 192)
+    least = (2 * max(WINDOW_BYTES // 192, group) + group) * 192 + max(ARROW_BYTES, 3 * group * 192)
     assert choose_feed(manifest, 10**7, 0, least).kind == "streamed"
     with pytest.raises(ResourceError, match=f"takes {least:,} bytes. Raise cache_bytes_per_worker"):
         choose_feed(manifest, 10**7, 0, least - 1)
@@ -194,6 +194,26 @@ def test_evaluation_is_the_same_where_nothing_is_kept(dataset, small_windows):
     pairs = list(zip(kept.batches(), read.batches(), strict=True))
     assert all(torch.equal(one.images, other.images) and torch.equal(one.labels, other.labels) for one, other in pairs)
     assert len(pairs) == 4
+
+
+def test_evaluation_reads_a_row_group_at_a_time_elsewhere(dataset):
+    """Where rows are read elsewhere, each row group of a rank's part is asked for once, and one at a time."""
+    asked = []
+
+    def spread(function, items):
+        asked.extend(items)
+        return map(function, items)
+
+    given = {"batch_size": 3, "spread": spread}
+    here = EvaluationFeed(dataset.path, dataset.manifest, "train", Place(1, 2), batch_size=3)
+    for keep in (True, False):
+        asked.clear()
+        feed = EvaluationFeed(dataset.path, dataset.manifest, "train", Place(1, 2), keep=keep, **given)
+        assert fingerprints(feed.batches()) == fingerprints(here.batches())
+        blocks = [block for item in asked for block in item]
+        assert len(blocks) > 1
+        assert [stop for _, stop in blocks[:-1]] == [start for start, _ in blocks[1:]]
+    assert all(len(item) == 1 for item in asked)
 
 
 def test_labels_stay_with_their_images(dataset):

@@ -77,3 +77,15 @@ def test_fingerprint_covers_classes_form_and_splits():
     assert len(changed) == 5
     recut = manifest_of([1, 2, 4]).splits
     assert fingerprint_of(names, image, recut) == base
+
+
+@pytest.mark.parametrize("form", [{"resize": "stretch"}, {"filter": "nearest"}, {"background": (9, 9, 9)}])
+def test_fingerprint_of_original_bytes_covers_how_they_are_decoded(form):
+    """The same bytes decoded another way are other pixels; pixels that are stored are what they are."""
+    manifest = manifest_of([3, 4])
+    for storage, same in (("encoded", False), ("packed", True)):
+        one = manifest.image.model_copy(update={"storage": storage})
+        other = one.model_copy(update=form)
+        assert one != other
+        found = [fingerprint_of(manifest.class_names, image, manifest.splits) for image in (one, other)]
+        assert (found[0] == found[1]) == same

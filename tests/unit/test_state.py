@@ -1,17 +1,21 @@
+import dataclasses
 import json
 
 import pytest
 
 from cnnjob.config.train import OptimizerConfig, TrackingConfig, TrainConfig
-from cnnjob.errors import FormatVersionError, UserError
-from cnnjob.training.state import RUN_FILE, RunState, computing_config, open_run, save_run
+from cnnjob.errors import FormatVersionError, JobError, UserError
+from cnnjob.training.state import RUN_FILE, RunState, alone, begun, computing_config, open_run, save_run
+from tests.helpers import manifest_of
 
 CONFIG = TrainConfig(dataset="data", name="run")
-DATA = "f" * 64
+DATA = manifest_of([3, 4])
+OTHER = DATA.model_copy(update={"fingerprint": "0" * 64})
+RECUT = manifest_of([1, 2, 4])
 
 
-def begun(folder, config=CONFIG, **values) -> str:
-    save_run(str(folder), RunState("id", computing_config(config), DATA, **values))
+def kept(folder, config=CONFIG, **values) -> str:
+    save_run(str(folder), dataclasses.replace(begun("id", config, DATA), **values))
     return str(folder)
 
 
@@ -27,8 +31,8 @@ def test_new_name_has_no_run(tmp_path):
 def test_run_comes_back(tmp_path):
     """A run of the same config and data is found, with its id and its result."""
     result = {"test": {"accuracy": 0.5}}
-    assert open_run(begun(tmp_path, result=result), CONFIG, DATA) == RunState(
-        "id", computing_config(CONFIG), DATA, result
+    assert open_run(kept(tmp_path, result=result), CONFIG, DATA) == RunState(
+        "id", computing_config(CONFIG), DATA.fingerprint, DATA.rows_digest, result
     )
 
 
@@ -45,7 +49,7 @@ def test_run_comes_back(tmp_path):
 )
 def test_places_and_resources_may_differ(tmp_path, change):
     """A run goes on where only places, resources and the tracking address differ."""
-    assert open_run(begun(tmp_path), with_changes(**change), DATA) is not None
+    assert open_run(kept(tmp_path), with_changes(**change), DATA) is not None
 
 
 @pytest.mark.parametrize(
@@ -63,26 +67,44 @@ def test_places_and_resources_may_differ(tmp_path, change):
 def test_what_computes_may_not_differ(tmp_path, change):
     """A run is refused under another config, naming the key with both values."""
     with pytest.raises(UserError, match=rf"{next(iter(change))}.*: was .*, is ") as caught:
-        open_run(begun(tmp_path), with_changes(**change), DATA)
+        open_run(kept(tmp_path), with_changes(**change), DATA)
     assert "another name" in str(caught.value)
 
 
 def test_other_data_are_refused(tmp_path):
     """A run is refused on data of another fingerprint."""
     with pytest.raises(UserError, match="data fingerprint"):
-        open_run(begun(tmp_path), CONFIG, "0" * 64)
+        open_run(kept(tmp_path), CONFIG, OTHER)
+
+
+def test_an_unfinished_run_needs_its_rows_in_their_order(tmp_path):
+    """The same rows in other shards are refused while epochs are left, and make no difference to a finished run."""
+    assert RECUT.rows_digest != DATA.rows_digest
+    recut = DATA.model_copy(update={"splits": RECUT.splits})
+    with pytest.raises(UserError, match=r"order of the rows: .* prepare it as it was"):
+        open_run(kept(tmp_path), CONFIG, recut)
+    assert open_run(kept(tmp_path, result={}), CONFIG, recut) is not None
+    assert open_run(kept(tmp_path, rows_digest=""), CONFIG, recut) is not None, "begun before that was kept"
+
+
+def test_one_command_at_a_time_is_at_a_run(tmp_path):
+    """A second command on the same run ends with what to do, and goes on once the first has ended."""
+    with alone(str(tmp_path / "run")), pytest.raises(JobError, match="right now; wait"), alone(str(tmp_path / "run")):
+        pass
+    with alone(str(tmp_path / "run")):
+        pass
 
 
 def test_all_differences_are_told_together(tmp_path):
     """Config keys and data that differ are told in one message."""
     with pytest.raises(UserError, match="seed") as caught:
-        open_run(begun(tmp_path), with_changes(seed=1, num_epochs=2), "0" * 64)
+        open_run(kept(tmp_path), with_changes(seed=1, num_epochs=2), OTHER)
     assert all(key in str(caught.value) for key in ("seed", "num_epochs", "data fingerprint"))
 
 
 def test_other_format_version_is_refused(tmp_path):
     """A run of another format version is refused by that."""
-    folder = begun(tmp_path)
+    folder = kept(tmp_path)
     document = json.loads((tmp_path / RUN_FILE).read_text())
     (tmp_path / RUN_FILE).write_text(json.dumps({**document, "format_version": 99}))
     with pytest.raises(FormatVersionError, match="99"):

@@ -4,13 +4,14 @@ import dataclasses
 import shutil
 from functools import cache
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
 
 from cnnjob.config.train import AugmentConfig, OptimizerConfig
 from cnnjob.errors import IntegrityError
-from cnnjob.training import checkpoint
+from cnnjob.training import checkpoint, journal, worker
 from cnnjob.training.feed import Place
 from cnnjob.training.stop import ask_to_stop
 from cnnjob.training.worker import Worker
@@ -129,3 +130,21 @@ def test_the_test_split_is_not_looked_at_before_the_end(dataset, undisturbed, tm
     assert found.progress == whole.progress
     assert found.progress.epoch == EPOCHS
     assert all(torch.equal(found.best[name], whole.best[name]) for name in whole.best)
+
+
+@pytest.mark.parametrize(("looks", "kept"), [(1, 1), (EPOCHS, EPOCHS)], ids=["in an epoch", "in the test"])
+def test_nothing_is_kept_of_a_data_set_that_was_replaced(dataset, undisturbed, tmp_path, monkeypatch, looks, kept):
+    """A run whose data set is prepared anew keeps what it had before, and once that is undone ends with its bits."""
+    job = job_of(dataset, tmp_path, num_workers=1, **CONFIG)
+    other = job.manifest.model_copy(update={"splits": {}})
+    with monkeypatch.context() as patch:
+        patch.setattr(worker, "read_manifest", mock.Mock(side_effect=[job.manifest] * looks + [other]))
+        Worker(job, BareGroup(Place(0, 1), job.run_folder)).run()
+    found, _ = checkpoint.latest(job.run_folder)
+    assert (found.progress.epoch, found.progress.step) == (kept, 0)
+    kinds = [entry["kind"] for entry in journal.read(job.run_folder, set())]
+    assert sorted(kinds) == sorted([journal.EPOCH] * kept + ["replaced"])
+    journal.clear_events(job.run_folder)
+    Worker(job, BareGroup(Place(0, 1), job.run_folder)).run()
+    found, _ = checkpoint.latest(job.run_folder)
+    assert Ended(1, found, list(journal.read(job.run_folder, set()))).same_as(undisturbed(1, "fp32"))

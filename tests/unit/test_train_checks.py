@@ -5,13 +5,14 @@ from unittest import mock
 import pytest
 from mlflow.exceptions import INVALID_PARAMETER_VALUE, MlflowException
 
+from cnnjob import storage
 from cnnjob.config import kinds
-from cnnjob.errors import DatasetError, IntegrityError, ModelError, TrackingError, TrainingError
+from cnnjob.errors import DatasetError, IntegrityError, ModelError, StorageError, TrackingError, TrainingError
 from cnnjob.models.presets import net_for
 from cnnjob.models.spec import evaluation_batch, largest_map
 from cnnjob.tracking.registry import promote
 from cnnjob.tracking.server import Server
-from cnnjob.training import worker
+from cnnjob.training import driver, journal, worker
 from cnnjob.training.feed import Place
 from pipelines import register, train
 from pipelines.confs import shipped
@@ -56,13 +57,22 @@ def test_only_the_weights_that_were_tested_are_registered(monkeypatch):
         register._bundle(mock.Mock(), {"best_epoch": 5})
 
 
-def test_a_data_set_that_was_prepared_anew_is_not_registered_for(digits, tmp_path):
-    """What was trained on a data set that has been exchanged meanwhile registers nothing."""
-    config = kinds.load("train", shipped("train/digits.yaml"), [f"dataset={digits.path}"])
-    train._check_unchanged(config, digits.manifest)
-    other = prepare(prepare_config(tmp_path / "set"), PictureSource(40))
-    with pytest.raises(TrainingError, match="prepared anew while digits was trained"):
-        train._check_unchanged(config, other)
+def test_a_data_set_that_was_prepared_anew_is_told():
+    """A run whose data set has been exchanged meanwhile ends with what to do, and registers nothing."""
+    job = mock.Mock()
+    train._check_ended(job, [{"kind": "resumed"}])
+    with pytest.raises(TrainingError, match=r"prepared anew while .* in epoch 3 or just before"):
+        train._check_ended(job, [{"kind": "resumed"}, {"kind": "replaced", "epoch": 3}])
+
+
+def test_a_net_that_cannot_be_built_is_refused_before_anything_is_written(digits, tmp_path):
+    """A net for larger images is the user's mistake, told before Ray starts and before anything is written."""
+    places = [f"storage={tmp_path / 'runs'}", f"tracking.uri={tmp_path / 'mlflow'}"]
+    net = "model={spec: {blocks: [{filters: 4, pool: 8}, {filters: 4, pool: 8}]}}"
+    config = kinds.load("train", shipped("train/digits.yaml"), [f"dataset={digits.path}", *places, net])
+    with pytest.raises(ModelError, match=r"pool2: .* larger images"):
+        train.run(config, mock.Mock())
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_alias_that_is_reserved_is_the_users_mistake():
@@ -75,3 +85,27 @@ def test_an_alias_that_is_reserved_is_the_users_mistake():
         )
         with pytest.raises(told):
             promote(Server("sqlite:///x", None, client), "digits", "1", "latest")
+
+
+def test_a_store_that_does_not_answer_for_a_moment_ends_no_training(tmp_path, monkeypatch):
+    """What the journal has is handed over at the next look, once each; why a training ends is what counts then."""
+    job = mock.Mock(run_folder=str(tmp_path), attempt="one")
+    journal.append(job.run_folder, {"key": "epoch-00001", "kind": journal.EPOCH})
+    training = mock.Mock(
+        **{"wait.side_effect": [False, False, False, True], "result.side_effect": TrainingError("why")}
+    )
+    monkeypatch.setattr(driver, "_trainer", mock.Mock())
+    monkeypatch.setattr(driver, "_Training", lambda _: training)
+    away = StorageError("no answer")
+    read_json, answers = storage.read_json, iter([away, away])
+    monkeypatch.setattr(storage, "read_json", lambda uri: _raise(next(answers, None)) or read_json(uri))
+    monkeypatch.setattr(driver, "forget", mock.Mock(side_effect=away))
+    told = []
+    with pytest.raises(TrainingError, match="why"):
+        driver.fit(job, {}, told.append)
+    assert [entry["key"] for entry in told] == ["epoch-00001"]
+
+
+def _raise(error):
+    if error is not None:
+        raise error
