@@ -59,7 +59,8 @@ class ConfigError(UserError):
 
     Attributes:
         where: The file, or what else was read.
-        mistakes: At least one, in the order of the file's keys where they have one.
+        mistakes: At least one: those of ``--set``, then by key in the order of the documentation, then those that
+            concern several keys.
     """
 
     def __init__(self, where: str, mistakes: Sequence[Mistake]) -> None:

@@ -50,7 +50,8 @@ class ScoreResult:
         model_name: Registered name of the model.
         model_version: Its version.
         images_per_s: Rows scored now over the time from before the start of Ray to the publication's end.
-        images_per_s_steady: The same from when as many units as processes were done to the last one, those not counted.
+        images_per_s_steady: Without warm-up: rows over time from when as many units as there are processes were done,
+            these not counted, to the last one.
         stages: Seconds of ``scoring`` (with the start of Ray), ``verify`` and ``publish``.
         seconds: Wall time of the command's work.
         units: Units in the plan, and how many of them an earlier run had finished.

@@ -54,8 +54,8 @@ class TrainResult:
         test: Of the test split: ``loss``, ``accuracy``, ``rows``, ``top_k`` and its ``k``, ``ece`` (expected
             calibration error), ``macro_f1``, and ``classes``: ``name``, ``precision``, ``recall``, ``f1``, ``support``.
         seconds_to_first_step: From the start of the command's process to the first epoch's first step.
-        start: Where they went: seconds since then at which each was there: ``imports``, ``ray``, ``mlflow``,
-            ``workers``, ``rows``, ``first_step``.
+        start: Where they went: for each of ``imports``, ``ray``, ``mlflow``, ``workers``, ``rows``, ``first_step``,
+            the seconds from that start until it was reached.
         parity: Largest difference of a probability between the graph and the net.
         tracking_uri: Where MLflow has it.
         feed: How workers got their rows, ``in memory`` or ``streamed``: ``kind`` and ``reason``.
@@ -244,8 +244,8 @@ def _check_splits(config: TrainConfig, manifest: Manifest) -> None:
     for split in ("val", "test"):
         if not manifest.splits[split].rows:
             raise DatasetError(
-                f"{config.dataset} has no {split} rows, and the model that is registered is chosen by val and told by "
-                f"test. Prepare it with a larger split.{split}, or with more images."
+                f"{config.dataset} has no {split} rows. The best epoch is chosen on val and measured on test, so both "
+                f"need some: prepare it with a larger split.{split}, or with more images."
             )
 
 

@@ -49,16 +49,27 @@ class Place:
         return storage.join(self.staging, "rows")
 
     def publish(self, manifest: Manifest) -> None:
-        """Write the manifest and put the data set in place; what it replaces is removed after."""
-        storage.write_json(storage.join(self.folder, MANIFEST), manifest.model_dump(mode="json"))
+        """Write the manifest and put the data set in place; what it replaces is removed after.
+
+        Raises:
+            JobError: On an object store, another job has removed files of this one; what is published stays.
+        """
+        document, where = manifest.model_dump(mode="json"), storage.join(self.folder, MANIFEST)
         if storage.is_local(self.output):
+            storage.write_json(where, document)
             local_disk.publish_folder(storage.local_path(self.folder), storage.local_path(self.output))
             return
-        named = {MANIFEST, manifest.refused_table, manifest.contact_sheet}
+        named = {manifest.refused_table, manifest.contact_sheet}
         named |= {shard.path for split in manifest.splits.values() for shard in split.shards}
-        for name in storage.list_files(self.output):
-            if name not in named:
-                storage.remove(storage.join(self.output, name))
+        there = set(storage.list_files(self.output))
+        if not named <= there:
+            raise JobError(
+                f"another job has prepared {self.output} meanwhile, and removed files of this one. Nothing was "
+                f"published; let one job at a time prepare a data set, and run the same command again."
+            )
+        storage.write_json(where, document)
+        for name in sorted(there - named - {MANIFEST}):
+            storage.remove(storage.join(self.output, name))
 
 
 def refuse_output(output: str, source: str | None) -> None:

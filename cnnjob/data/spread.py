@@ -1,7 +1,7 @@
-"""A plain function over items, spread by Ray Data; results stream back as they are done, in no order.
+"""A plain function over items, spread by Ray Data; results stream back as they are done, or in the order of the items.
 
-Items and results travel pickled between this job's own processes; images never do: functions write files and
-return receipts.
+Items and results travel pickled between this job's own processes. Where functions write files they return receipts;
+images travel only where a rank or a GPU has them decoded on other CPUs.
 """
 
 import logging
@@ -34,20 +34,13 @@ class Caller:
 
 
 def spread(
-    function: Callable[[Item], Result],
-    items: Sequence[Item],
-    *,
-    cpus: int = 1,
-    processes: int | None = None,
-    ordered: bool = False,
+    function: Callable[[Item], Result], items: Sequence[Item], *, ordered: bool = False
 ) -> Iterator[Result]:
-    """Yield ``function(item)`` for each item, in order of completion.
+    """Yield ``function(item)`` for each item, in order of completion, on as many CPUs as there are.
 
     Args:
         function: A plain function; it is sent to the workers.
         items: Small values; one is one task.
-        cpus: CPUs that a task reserves.
-        processes: Tasks at once, never more; by default as many as the CPUs hold.
         ordered: In the order of the items instead. Results may be large: no more are made than Ray Data has room for.
 
     Raises:
@@ -57,7 +50,7 @@ def spread(
     if not items:
         return
     if not ordered:
-        _warm(function, cpus, min(len(items), processes or processes_now(cpus)))
+        _warm(function, min(len(items), processes_now(1)))
     dataset = _dataset_of(items)
     dataset.context.execution_options.preserve_order = ordered
     if not ordered:
@@ -65,9 +58,8 @@ def spread(
         dataset.context.op_resource_reservation_enabled = False
         dataset.context.downstream_capacity_backpressure_ratio = None
     # No more than there are items: Ray Data would warn of it.
-    at_once = None if ordered else min(len(items), tasks_in_hand(processes, cpus))
-    compute = TaskPoolStrategy(at_once)
-    yield from _results(dataset.map_batches(Caller(function).__call__, batch_size=1, num_cpus=cpus, compute=compute))
+    compute = TaskPoolStrategy(None if ordered else min(len(items), tasks_in_hand(None, 1)))
+    yield from _results(dataset.map_batches(Caller(function).__call__, batch_size=1, num_cpus=1, compute=compute))
 
 
 def spread_over_gpus(
@@ -110,9 +102,9 @@ def spread_over_gpus(
     )
 
 
-def _warm(function: Callable[[Any], Any], cpus: int, processes: int) -> None:
+def _warm(function: Callable[[Any], Any], processes: int) -> None:
     """Let processes that are there import what the function needs, before two actors of Ray Data's take them."""
-    task = ray.remote(_nothing).options(num_cpus=cpus, max_retries=0, scheduling_strategy="SPREAD")
+    task = ray.remote(_nothing).options(num_cpus=1, max_retries=0, scheduling_strategy="SPREAD")
     given = ray.put(function)
     for _ in range(processes):
         task.remote(given)

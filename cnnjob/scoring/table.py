@@ -143,7 +143,7 @@ def current(table: Table) -> ScoresManifest | None:
         try:
             return read(table.log(found[-1]))
         except FileNotFoundError:
-            continue  # Between listing and reading so many came that it was forgotten; the newest is another now.
+            continue  # It was pruned between listing and reading, since so many came after it; list again.
     raise IntegrityError(
         f"{table.log(found[-1])} is empty, and it is the newest of its date. Remove it, and score again."
     )

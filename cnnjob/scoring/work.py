@@ -38,8 +38,8 @@ _PROBABILITIES = (PROBABILITIES, "p_")
 
 DRIFT_STRIDES = (16, 64)
 DRIFT_IMAGES = 4_096
-"""So many images of a job have their pixels counted for drift, within every 16th and every 64th: of a net this quick
-every 16th takes 1.6 % of the time, and a histogram of 16 bins has enough of far fewer."""
+"""Drift counts the pixels of about so many images of a job: never of more than every 16th, never of fewer than every
+64th. Beside a net this quick every 16th takes 1.6 % of the time, and a histogram of 16 bins has enough of far fewer."""
 
 GROUP_BYTES = 32 << 20
 """Of what is carried over, probabilities and sampled images that are held before a row group is written: most units are

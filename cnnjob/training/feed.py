@@ -1,7 +1,7 @@
 """Rows to batches: a rank's rows in memory as uint8 and shuffled by index, or streamed where they do not fit.
 
 Shards are read in the worker with pyarrow: the fastest way measured, and it works when workers hold every CPU
-(DESIGN.md, "Feeding"). Normalization is the model's, on its device: uint8 is a quarter of the bytes. Both feeds give
+(DESIGN.md, 4). Normalization is the model's, on its device: uint8 is a quarter of the bytes. Both feeds give
 the same batches, so the memory budget changes no weight.
 """
 

@@ -66,7 +66,7 @@ EVERY = 4
 
 
 class Agreement:
-    """Asks on rank 0 and answers alike on every rank, once a step, without making anyone wait.
+    """Asks on rank 0 and answers alike on every rank, every ``EVERY`` steps, without making anyone wait.
 
     A question travels beside a step's arithmetic and is answered at the next step, so all ranks leave at the same one.
     It has a group of its own on the CPU: no message to a GPU.

@@ -57,8 +57,7 @@ class StreamingFeed:
 class _InTurn:
     """Reads windows into two buffers in turn: while one is trained on, the other is read into.
 
-    What is allocated anew for each window is found a place in the holes that others left, or beyond them: memory grew
-    by another window, or did not, from run to run.
+    A new buffer for each window would break up the heap: memory grew by another window in some runs, not in others.
     """
 
     def __init__(self, run: Run) -> None:

@@ -106,7 +106,10 @@ class Worker:
         found = gather(sound.progress.name if sound else None, self.place)
         if len(set(found)) > 1:
             # A rank that cannot read the newest one now would train other weights than the rest, unseen.
-            raise IntegrityError(f"the ranks read different checkpoints: {', '.join(map(str, found))}")
+            raise IntegrityError(
+                f"the ranks read different checkpoints: {', '.join(map(str, found))}. Check that every node reaches "
+                f"the run's storage, then run the same command again."
+            )
         if sound is not None:
             self.learner.restore(sound)
             self.progress, self.entries = sound.progress, list(sound.entries)
@@ -141,7 +144,7 @@ class Worker:
         began = time.perf_counter()
         val = self._validate(validation, epoch)
         self.ended += time.perf_counter() - began
-        if self._is_replaced(epoch):
+        if self._leave_if_replaced(epoch):
             return False
         self.partial = Tally.zero(self.classes)
         entry = self._entry(epoch, by_rank, sums.steps, val)
@@ -191,15 +194,15 @@ class Worker:
 
     def _leave(self, epoch: int, step: int, by_rank: list[EpochSums]) -> None:
         """Keep what is done of an epoch, and say that this run was asked to leave."""
-        if self._is_replaced(epoch):
+        if self._leave_if_replaced(epoch):
             return
         if step > self.progress.step:
             self.progress = dataclasses.replace(self.progress, step=step)
             self._save(tuple(sums.tally for sums in by_rank))
         self._report({**journal.event("stopped"), "epoch": epoch, "step": step})
 
-    def _is_replaced(self, epoch: int) -> bool:
-        """Whether the data set was prepared anew since the run began, which is told then.
+    def _leave_if_replaced(self, epoch: int) -> bool:
+        """Whether the data set was prepared anew since the run began; every rank reports it then.
 
         Other rows lie in the same places, and a feed may have read them. It is asked before anything is kept, after
         the last row of it was read: a checkpoint has nothing of them.
@@ -295,7 +298,7 @@ class Worker:
             first_row=feed.first_row,
         )
         whole = to_plain(merge_evaluations(gather(part, self.place)))
-        if self._is_replaced(self.progress.epoch):
+        if self._leave_if_replaced(self.progress.epoch):
             return
         best = {"best_epoch": self.progress.best_epoch}
         self._report({"key": journal.TEST, "kind": journal.TEST, **best, "evaluation": whole})

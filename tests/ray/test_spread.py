@@ -29,18 +29,23 @@ def tasks(function, items, **options):
     return as_tasks(function, items, name="test", at="item {}".format, **options)
 
 
-@pytest.mark.parametrize("way", [spread, tasks])
-def test_one_process_does_one_item_at_a_time(shared_ray, way):
+def test_one_process_does_one_item_at_a_time(shared_ray):
     """A user's bound on processes holds: with one of them no two items overlap."""
-    found = sorted(way(timed, range(12), processes=1), key=lambda each: each[1])
+    found = sorted(tasks(timed, range(12), processes=1), key=lambda each: each[1])
     assert all(before[2] <= after[1] for before, after in pairwise(found))
 
 
-@pytest.mark.parametrize("way", [spread, tasks])
 @pytest.mark.parametrize("processes", [None, 1, 2, NUM_CPUS])
-def test_every_item_is_done_once(shared_ray, way, processes):
+def test_every_item_is_done_once(shared_ray, processes):
     """Whatever waits at the workers, each item has one result."""
-    assert Counter(item for item, _, _ in way(timed, range(20), processes=processes)) == Counter(range(20))
+    assert Counter(item for item, _, _ in tasks(timed, range(20), processes=processes)) == Counter(range(20))
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_every_item_is_spread_once(shared_ray, ordered):
+    """Each item has one result, in the order of the items where that is asked for."""
+    found = [item for item, _, _ in spread(timed, range(20), ordered=ordered)]
+    assert found == list(range(20)) if ordered else Counter(found) == Counter(range(20))
 
 
 @pytest.mark.parametrize("way", [spread, tasks])

@@ -8,19 +8,20 @@ import pyarrow.parquet as pq
 import pytest
 from filelock import FileLock
 
+from cnnjob import storage
 from cnnjob.config.prepare import LimitsConfig
 from cnnjob.data import job
 from cnnjob.data.decode import canonical
 from cnnjob.data.manifest import MANIFEST, read_manifest
-from cnnjob.data.place import refuse_output, tidy
+from cnnjob.data.place import Place, refuse_output, tidy
 from cnnjob.data.sources.base import Listing, Unit, cut_units
 from cnnjob.data.sources.digits import DigitsSource
 from cnnjob.data.staging import StagedUnit
 from cnnjob.data.statistics import PixelCounts
-from cnnjob.errors import DatasetError, RefusedRowsError
+from cnnjob.errors import DatasetError, JobError, RefusedRowsError
 from cnnjob.schema import ID, LABEL, REASON, REASONS, SPLITS
 from cnnjob.storage import list_files
-from tests.helpers import SMALL, PictureSource, prepare, prepare_config, rows_of
+from tests.helpers import SMALL, PictureSource, manifest_of, prepare, prepare_config, rows_of
 
 MIXED = [(8, 8), (4, 4), (8, 12), (20, 6)]
 
@@ -275,3 +276,13 @@ def test_digits_are_spread_over_the_whole_range():
     assert listing.rows.column(LABEL).to_pylist() == bunch.target.tolist()
     assert np.array_equal(np.stack(images), np.round(bunch.images * 255 / 16))
     assert listing.rows.column(ID).to_pylist() == [f"digits/{row:06d}" for row in range(1797)]
+
+
+def test_a_data_set_whose_files_another_job_removed_is_not_published(tmp_path, monkeypatch):
+    """Where nothing keeps two jobs apart, one that misses files of its own leaves what is published as it is."""
+    monkeypatch.setattr(storage, "is_local", lambda _: False)
+    (tmp_path / "manifest.json").write_text("the other's")
+    here = Place(str(tmp_path), str(tmp_path / "staging"), str(tmp_path), "-mine")
+    with pytest.raises(JobError, match=r"another job has prepared .* Nothing was published"):
+        here.publish(manifest_of([3]))
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("manifest.json", "the other's")]

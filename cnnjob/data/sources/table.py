@@ -166,8 +166,8 @@ class TableSource:
             table = self._with_places(table)
         if ID not in table.column_names or table.column(ID).null_count:
             raise DatasetError(
-                f"{self._uri} has rows without an id. Ids name rows in every later table; name their column in "
-                f"source.columns.id."
+                f"{self._uri} has rows without an id. Ids name rows in every later table; name their column with "
+                f"columns.id."
             )
         return table
 

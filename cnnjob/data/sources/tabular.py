@@ -34,10 +34,10 @@ def table_files(uri: str) -> list[str]:
                 raise DatasetError(f"{uri}: a manifest is a table, and its name should end in .csv, .tsv or .parquet.")
             return [uri]
         if not storage.exists(uri):
-            raise DatasetError(f"{uri} does not exist; source.uri should be a CSV or Parquet table.")
+            raise DatasetError(f"{uri} does not exist; it should be a CSV or Parquet table.")
         names = [name for name in storage.list_files(uri) if name.lower().endswith(_PARQUET)]
     if not names:
-        raise DatasetError(f"{uri} is a folder without a Parquet file; source.uri should be a CSV or Parquet table.")
+        raise DatasetError(f"{uri} is a folder without a Parquet file; a table is CSV or Parquet.")
     return [storage.join(uri, name) for name in names]
 
 
@@ -74,7 +74,7 @@ def _read_file(
 ) -> pa.Table:
     is_csv = storage.name(uri).lower().endswith(_CSV)
     if is_csv and images is not None:
-        raise DatasetError(f"{uri}: images inside a table need Parquet; a CSV has no bytes. Use source.columns.uri.")
+        raise DatasetError(f"{uri}: images inside a table need Parquet; a CSV has no bytes. Use columns.uri.")
     names = _csv_names(uri) if is_csv else _parquet_names(uri, images)
     found = {ID: id_column or ID} if id_column is not None or ID in names else {}
     columns = {**wanted, **found}
@@ -168,7 +168,7 @@ def _check_there(wanted: Sequence[str], names: Sequence[str], uri: str) -> None:
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise DatasetError(
             f"{uri} has no column {', '.join(repr(name) for name in missing)}; its columns are "
-            f"{', '.join(names)}.{hint} Name the columns in source.columns."
+            f"{', '.join(names)}.{hint} Name the columns under columns."
         )
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
