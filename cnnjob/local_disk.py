@@ -8,8 +8,10 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+from cnnjob.phases import reached
 from cnnjob.storage import TEMPORARY_MARK
 
+_ASIDE = f"{TEMPORARY_MARK}old-"
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 """From linux/fs.h; see renameat2(2)."""
@@ -21,7 +23,8 @@ def publish_folder(staged: Path, target: Path, *, is_flushed: bool = False) -> N
     Files that are known to be on the disk (``is_flushed``) are not flushed again, only the folder that names them.
 
     Where the kernel can, the two are exchanged (renameat2(2), RENAME_EXCHANGE), so a reader never finds nothing.
-    Elsewhere the old folder is moved aside first: for an instant there is none, and never half a one.
+    Elsewhere the old folder is moved beside the staged one first, where no reader looks: for an instant there is none,
+    and never half a one. Killed in that instant, ``undo_move`` puts it back.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     if is_flushed:
@@ -32,13 +35,21 @@ def publish_folder(staged: Path, target: Path, *, is_flushed: bool = False) -> N
         if exchange(staged, target):
             shutil.rmtree(staged)
         else:
-            aside = target.with_name(f"{target.name}{TEMPORARY_MARK}old-{uuid.uuid4().hex[:8]}")
+            aside = staged.with_name(f"{staged.name}{_ASIDE}{uuid.uuid4().hex[:8]}")
             target.rename(aside)
+            reached("moved aside")
             staged.rename(target)
             shutil.rmtree(aside)
     else:
         staged.rename(target)
     sync_folder(target.parent)
+
+
+def undo_move(folder: Path, target: Path) -> None:
+    """Put back what a publisher that died had moved aside into ``folder``, unless ``target`` is there again."""
+    for aside in folder.glob(f"*{_ASIDE}*"):
+        if not target.exists():
+            aside.rename(target)
 
 
 def exchange(first: Path, second: Path) -> bool:

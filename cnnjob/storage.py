@@ -102,6 +102,11 @@ def local_path(uri: str) -> Path:
     return Path(resolve(uri)[1])
 
 
+def real(uri: str) -> str:
+    """A local path without links, so that what is exchanged is the folder and never a link to it; a URI as it is."""
+    return os.path.realpath(local_path(uri)) if is_local(uri) else uri.rstrip("/")
+
+
 def join(uri: str, *parts: str) -> str:
     """The URI of something below ``uri``; a query or the rest of a chain keeps its place.
 

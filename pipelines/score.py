@@ -33,7 +33,15 @@ from cnnjob.tracking.registry import Resolved, resolve
 from cnnjob.tracking.server import connect
 from pipelines.clock import Pace
 from pipelines.console import Console
-from pipelines.score_checks import check_fit, check_refused, check_space, informed, told_who_won
+from pipelines.score_checks import (
+    check_fit,
+    check_one_disk,
+    check_refused,
+    check_space,
+    informed,
+    is_mended,
+    told_who_won,
+)
 
 
 @dataclass(frozen=True)
@@ -98,7 +106,8 @@ def run_range(config: ScoreConfig, first: str, last: str, console: Console) -> R
     date that fails ends the command; those before it are published, and the same command goes on with it.
     """
     asked = days(parse(first, "--from"), parse(last, "--to"))
-    missing = [day for day in asked if current(Table(config.output, day)) is None]
+    published = {day: _published(Table(config.output, day), config) for day in asked}
+    missing = [day for day, (version, lost) in published.items() if version is None or lost]
     results: list[ScoreResult] = []
     if missing:
         # Imported here: where no date is missing, there is no need to wait for Ray.
@@ -115,17 +124,23 @@ def run_range(config: ScoreConfig, first: str, last: str, console: Console) -> R
 def score_date(config: ScoreConfig, date: dt.date, resolved: Resolved, console: Console) -> ScoreResult:
     """Score and publish one date."""
     began = time.perf_counter()
+    check_one_disk(config)
     table = Table(config.output, date)
-    before = commit.recover(table, config.history)
-    if before is not None and config.mode == "skip":
+    before, lost = _published(table, config)
+    if lost:
+        console.note(f"{lost} The date is scored again")
+    is_whole = before is not None and not lost
+    if before is not None and is_whole and config.mode == "skip":
         return _result(config, before, published=False, seconds=time.perf_counter() - began)
     model = _scoring_model(resolved)
     given = open_input(config, for_date(config.input.uri, date), _form(config, resolved))
     check_fit(config, given, resolved)
     plan = given.plan(config, model)
-    if before is not None and before.plan_digest == plan.digest:
-        return _result(config, before, published=False, seconds=time.perf_counter() - began)
-    if before is not None and config.mode == "error":
+    if before is not None and is_whole and before.plan_digest == plan.digest:
+        if config.mode == "error" or not is_mended(table, before):
+            return _result(config, before, published=False, seconds=time.perf_counter() - began)
+        console.note(f"Files of {date} that could not be read can be now: it is scored again")
+    elif before is not None and is_whole and config.mode == "error":
         raise JobError(
             f"{config.output} has scores for {date}, version {before.version} of model version "
             f"{before.model['version']}, and mode is error. Set mode: replace, or score another date."
@@ -142,6 +157,14 @@ def score_date(config: ScoreConfig, date: dt.date, resolved: Resolved, console: 
         stages={name: round(seconds, 3) for name, seconds in pace.stages.items()},
         units={"planned": len(plan.units), "reused": reused},
     )
+
+
+def _published(table: Table, config: ScoreConfig) -> tuple[ScoresManifest | None, commit.LostPartsError | None]:
+    """What is published for a date, and what is missing of it; what a dead run committed is finished."""
+    try:
+        return commit.recover(table, config.history), None
+    except commit.LostPartsError as error:
+        return current(table), error
 
 
 def show(result: ScoreResult | RangeResult, console: Console) -> None:

@@ -2,15 +2,18 @@
 
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
 from cnnjob import storage
 from cnnjob.config.score import OWN_COLUMNS, ScoreConfig
-from cnnjob.errors import CnnjobError, DatasetError, RefusedRowsError, StorageError
-from cnnjob.schema import REASON, URI
+from cnnjob.errors import CnnjobError, DatasetError, RefusedRowsError, StorageError, UserError
+from cnnjob.schema import DETAIL, REASON, URI
 from cnnjob.scoring import commit
 from cnnjob.scoring.inputs import DatasetInput, Input
 from cnnjob.scoring.ledger import Ledger
@@ -22,6 +25,7 @@ from pipelines.console import Console
 
 _ROW_BYTES = 128
 """Of a scored row on disk beside its probabilities, generously: id, class, times, what Parquet adds."""
+_LOOKS_AT_ONCE = 16
 
 
 def check_fit(config: ScoreConfig, given: Input, resolved: Resolved) -> None:
@@ -68,6 +72,44 @@ def check_space(config: ScoreConfig, rows: int, model: ScoringModel) -> None:
             f"{config.output}: {rows:,} rows take about {needed / 1e6:,.0f} MB, and {place} has "
             f"{free / 1e6:,.0f} MB free. None of them was scored; make room, or write elsewhere."
         )
+
+
+def check_one_disk(config: ScoreConfig) -> None:
+    """A version is put in place by a rename, from beside the table: both are on one disk.
+
+    Raises:
+        UserError: The table's folder is where a disk is mounted.
+    """
+    root = Path(storage.real(config.output)) if storage.is_local(config.output) else None
+    if root and root.exists() and root.stat().st_dev != root.parent.stat().st_dev:
+        raise UserError(
+            f"output: a disk is mounted at {root}, and the table's log and unfinished parts lie beside it, in "
+            f"{root}.meta on another disk. Choose a folder below it, such as {root / 'scores'}."
+        )
+
+
+def is_mended(table: Table, published: ScoresManifest) -> bool:
+    """Whether a file that was gone or closed when a version was made can be read now: nothing in the listing tells."""
+    if not published.refused.keys() & {"gone", "unreadable"}:
+        return False
+    content = storage.read_bytes(table.beside("quarantine", published.number, published.version))
+    rows = pq.read_table(pa.BufferReader(content)).to_pylist()
+    with ThreadPoolExecutor(_LOOKS_AT_ONCE) as pool:
+        return any(pool.map(_is_readable, {row[URI] for row in rows if _is_access(row)}))
+
+
+def _is_access(row: dict[str, str]) -> bool:
+    """Whether a file could not be opened: the detail begins with its place then, and not where bytes were refused."""
+    closed = row[REASON] == "unreadable" and row[DETAIL].startswith(row[URI])
+    return bool(row[URI]) and (row[REASON] == "gone" or closed)
+
+
+def _is_readable(uri: str) -> bool:
+    try:
+        storage.read_bounded(uri, 0)
+    except (CnnjobError, OSError, ValueError):
+        return False
+    return True
 
 
 def check_refused(config: ScoreConfig, plan: Plan, ledger: Ledger, staging: str) -> None:

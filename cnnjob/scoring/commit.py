@@ -13,6 +13,7 @@ until 3 is done, and the next run finishes it.
 
 import datetime as dt
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ import pyarrow.parquet as pq
 from filelock import FileLock
 
 from cnnjob import exclusive, local_disk, storage
-from cnnjob.errors import CnnjobError, JobError
+from cnnjob.errors import CnnjobError, IntegrityError, JobError
 from cnnjob.phases import reached
 from cnnjob.schema import SCORES_FORMAT_VERSION, refused_table
 from cnnjob.scoring.ledger import Ledger
@@ -45,8 +46,16 @@ from cnnjob.scoring.table import (
 from cnnjob.scoring.work import Receipt, part_uri
 
 PLAN = "plan.json"
+
+
+class LostPartsError(IntegrityError):
+    """Parts of what is published are gone; only scoring the date again brings them back."""
+
+
 BESIDE = ("quarantine", "receipts")
 _PUBLISHING = "publish-"
+_PART = re.compile(r"part-\d{5,}-\d{8}T\d{12}-[0-9a-f]{8}\.parquet")
+"""Names of parts, as ``_describe`` makes them."""
 
 
 def publish(
@@ -113,7 +122,11 @@ def lost(table: Table, won: ScoresManifest) -> JobError:
 
 
 def recover(table: Table, history: int = 10) -> ScoresManifest | None:
-    """Finish what a dead run committed, and return what is published."""
+    """Finish what a dead run committed, and return what is published.
+
+    Raises:
+        LostPartsError: Somebody removed parts of it.
+    """
     manifest = current(table)
     if manifest is not None:
         roll_forward(table, manifest)
@@ -228,12 +241,24 @@ def _forget(table: Table, manifest: ScoresManifest) -> None:
 
 def _is_in_place(table: Table, manifest: ScoresManifest) -> bool:
     """Whether the date's folder has the version's parts, and the copy of its manifest, for people, is its own."""
-    if set(storage.list_files(table.partition)) != manifest.file_names:
+    if _present(table) != manifest.file_names:
         return False
     try:
         return bool(storage.read_json(storage.join(table.meta, MANIFEST))["version"] == manifest.version)
     except FileNotFoundError:
         return False
+
+
+def _present(table: Table) -> set[str]:
+    """Parts in the date's folder, of any version. What else somebody has put there is not the table's."""
+    return {name for name in storage.list_files(table.partition) if _PART.fullmatch(name)}
+
+
+def _lost(table: Table, manifest: ScoresManifest) -> LostPartsError:
+    return LostPartsError(
+        f"parts of {table.date} of {table.root}, version {manifest.version}, are gone: neither {table.partition} nor "
+        f"{table.staging_of(manifest)} has them."
+    )
 
 
 def _roll_local(table: Table, manifest: ScoresManifest) -> None:
@@ -247,7 +272,7 @@ def _roll_local(table: Table, manifest: ScoresManifest) -> None:
             shutil.rmtree(leftover)
         for leftover in meta.glob(f"{MANIFEST}{storage.TEMPORARY_MARK}*"):
             leftover.unlink()
-        if set(storage.list_files(table.partition)) != manifest.file_names:
+        if _present(table) != manifest.file_names:
             _exchange(table, manifest, meta / f"{_PUBLISHING}{manifest.version}")
         storage.write_json(str(meta / MANIFEST), as_document(manifest))
 
@@ -256,7 +281,13 @@ def _exchange(table: Table, manifest: ScoresManifest, folder: Path) -> None:
     folder.mkdir()
     staging = table.staging_of(manifest)
     for part in manifest.parts:
-        os.link(storage.local_path(part_uri(staging, part.unit)), folder / part.name)
+        # Where the staging is gone, this version has been in place, and somebody has put something beside its parts.
+        staged, published = storage.local_path(part_uri(staging, part.unit)), storage.local_path(table.partition)
+        try:
+            os.link(staged if staged.exists() else published / part.name, folder / part.name)
+        except FileNotFoundError as error:
+            shutil.rmtree(folder)
+            raise _lost(table, manifest) from error
         reached("link", part=part.name[:10])
     reached("exchange")
     # The parts are links to files that were flushed before their receipts said that they are there.
@@ -265,16 +296,16 @@ def _exchange(table: Table, manifest: ScoresManifest, folder: Path) -> None:
 
 def _copy(table: Table, manifest: ScoresManifest) -> None:
     staging = table.staging_of(manifest)
-    present = set(storage.list_files(table.partition))
+    present = _present(table)
     try:
         for part in manifest.parts:
             if part.name not in present:
                 reached("copy", part=part.name[:10])
                 storage.copy(part_uri(staging, part.unit), storage.join(table.partition, part.name))
-    except FileNotFoundError:
+    except FileNotFoundError as error:
         # A newer version has been rolled forward meanwhile, and what is old was removed.
         if _newest(table).number == manifest.number:
-            raise
+            raise _lost(table, manifest) from error
     newest = _newest(table)
     reached("remove", number=newest.number)
     # Listed and copied before ``newest`` was asked for, none of these is of a version that is newer than it.

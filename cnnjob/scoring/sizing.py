@@ -1,9 +1,9 @@
 """How many processes score, and how many images go into one call of the graph: by the hardware, by one rule.
 
 On CPUs a process has one thread, since two processes of one are faster than one of two, and there are as many as the
-CPUs hold. A batch is the largest power of two whose largest map fits in ``CACHE_BYTES``: larger ones wait for memory (with images of
-224 x 224, batches of 128 ran at a third of the speed of batches of 4), smaller ones pay for each call. On GPUs there is
-a process for each, and a batch is as large as its memory bears. The config may say otherwise.
+CPUs hold. A batch is the largest power of two whose largest map fits in ``CACHE_BYTES``: larger ones wait for memory
+(with images of 224 x 224, batches of 128 ran at a third of the speed of batches of 4), smaller ones pay for each call.
+On GPUs there is a process for each, and a batch is as large as its memory bears. The config may say otherwise.
 """
 
 from dataclasses import dataclass

@@ -82,12 +82,15 @@ class Table:
     """Where one date of a table lies.
 
     Attributes:
-        root: URI of the table.
+        root: URI of the table. Of a link the table is what it leads to: parts and log have to be on one disk.
         date: The date.
     """
 
     root: str
     date: dt.date
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "root", storage.real(self.root))
 
     @property
     def partition(self) -> str:

@@ -4,6 +4,7 @@ import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import duckdb
 import pandas as pd
@@ -284,3 +285,70 @@ def test_files_explain_themselves(night):
     manifest = night.publish()
     metadata = pq.read_schema(Path(night.table.partition) / manifest.parts[0].name).metadata
     assert metadata[b"cnnjob.class_names"] == b'["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]'
+
+
+def test_what_others_put_beside_the_parts_does_no_harm(night):
+    """A date with files of other tools is in place as it is, can be rolled forward again, and can be replaced."""
+    night.publish()
+    for name in (".DS_Store", "_SUCCESS", ".part-00000.crc"):
+        (Path(night.table.partition) / name).touch()
+    before = night.published()
+    (Path(night.table.meta) / "manifest.json").unlink()
+    assert commit.recover(night.table) == current(night.table)
+    assert night.published() == before
+    night.publish(target_rows=32, scored_at=MORNING + dt.timedelta(hours=1))
+    assert set(storage.list_files(night.table.partition)) == current(night.table).file_names
+
+
+def test_parts_of_another_version_are_replaced_where_the_staging_is_gone(night):
+    """A part that does not belong to the version is removed, though nothing is left of where its parts were staged."""
+    manifest = night.publish()
+    parts = sorted(Path(night.table.partition).iterdir())
+    shutil.copy(parts[0], parts[0].with_name(f"{parts[0].name[:-16]}0badc0de.parquet"))
+    commit.recover(night.table)
+    assert set(storage.list_files(night.table.partition)) == manifest.file_names
+
+
+@pytest.mark.parametrize("lost", ["one part", "all of them"])
+def test_parts_that_somebody_removed_are_told(night, lost):
+    """A version without its parts is told as such, each time, and another one can be published over it."""
+    manifest = night.publish()
+    before = night.published()
+    parts = sorted(Path(night.table.partition).iterdir())
+    for part in parts[:1] if lost == "one part" else parts:
+        part.unlink()
+    for _ in range(2):
+        with pytest.raises(commit.LostPartsError, match=f"{manifest.version}, are gone"):
+            commit.recover(night.table)
+    again = MORNING + dt.timedelta(hours=1)
+    plan = night.plan()
+    receipts = night.score(plan, scored_at=again)
+    publish(night.table, plan, night.ledger(receipts), night.model, {}, again, base=manifest)
+    assert night.published().drop(["scored_at"]) == before.drop(["scored_at"])
+
+
+def test_without_an_exchange_readers_of_the_root_see_one_version(night, monkeypatch):
+    """Where the kernel cannot exchange folders, a job that dies in between leaves no second version in the table."""
+    night.publish()
+    monkeypatch.setattr(commit.local_disk, "exchange", lambda *_: False)
+    monkeypatch.setattr(commit.local_disk, "reached", mock.Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        night.publish(target_rows=32, scored_at=MORNING + dt.timedelta(hours=1))
+    assert list(night.root.iterdir()) == []
+    monkeypatch.undo()
+    manifest = commit.recover(night.table)
+    assert manifest.number == 2
+    assert storage.list_files(str(night.root)) == sorted(f"date={DATE}/{name}" for name in manifest.file_names)
+    assert not [path for path in Path(night.table.meta).iterdir() if "old-" in path.name]
+
+
+def test_a_table_behind_a_link_is_where_the_link_leads(night, tmp_path):
+    """Parts and log lie on one disk, wherever the link to the table is."""
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk" / "scores").mkdir()
+    night.root.symlink_to(tmp_path / "disk" / "scores")
+    night.table = Table(str(night.root), DATE)
+    night.publish()
+    assert sorted(path.name for path in (tmp_path / "disk").iterdir()) == ["scores", "scores.meta"]
+    assert len(night.published()) == len(night.rows.ids)
+    assert not night.root.with_name("scores.meta").exists()

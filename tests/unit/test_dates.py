@@ -2,13 +2,18 @@
 
 import dataclasses
 import datetime as dt
+from pathlib import Path
+from unittest import mock
 from zoneinfo import ZoneInfo
 
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cnnjob import storage
 from cnnjob.errors import StorageError, UserError
+from cnnjob.schema import DETAIL, ID, REASON, URI, refused_table
 from cnnjob.scoring.dates import day_of, days, parse
 from cnnjob.scoring.table import Table, current
 from pipelines import score, score_checks
@@ -179,3 +184,77 @@ def test_only_what_is_left_needs_room(works, monkeypatch):
     monkeypatch.undo()
     monkeypatch.setattr(score_checks.shutil, "disk_usage", lambda _: score_checks.shutil._ntuple_diskusage(100, 90, 10))
     assert works.score(day).rows == 11
+
+
+def test_a_range_finishes_what_a_dead_run_committed(works, scored, monkeypatch):
+    """A date whose job died between the commit and the parts is finished by a range that asks for it."""
+    day = dt.date(2024, 2, 27)
+    monkeypatch.setattr(score.commit, "reached", lambda name, **_: _die(name == "committed"))
+    with pytest.raises(KeyboardInterrupt):
+        works.score(day)
+    monkeypatch.setattr(score.commit, "reached", lambda *_, **__: None)
+    table = Table(works.root, day)
+    assert not storage.list_files(table.partition)
+    score.run_range(works.config, "2024-02-27", "2024-02-27", Quiet())
+    assert set(storage.list_files(table.partition)) == current(table).file_names
+
+
+def _die(now: bool) -> None:
+    if now:
+        raise KeyboardInterrupt
+
+
+def test_a_date_whose_parts_are_lost_is_scored_again(works, scored):
+    """A date that somebody removed is missing to a range, and its new version has what the old one had."""
+    day = dt.date(2024, 2, 27)
+    works.score(day)
+    table = Table(works.root, day)
+    storage.remove(table.partition)
+    assert [each.rows for each in score.run_range(works.config, "2024-02-27", "2024-02-27", Quiet()).dates] == [11]
+    assert current(table).number == 2
+    assert set(storage.list_files(table.partition)) == current(table).file_names
+
+
+@pytest.mark.parametrize(("mode", "number"), [("replace", 2), ("skip", 1), ("error", 1)])
+def test_files_that_can_be_read_now_are_scored(works, monkeypatch, mode, number):
+    """A date is scored again where a file that was gone is back, though nothing in the listing tells."""
+    day = dt.date(2024, 2, 27)
+    works.score(day)
+    monkeypatch.setattr(score, "is_mended", lambda *_: True)
+    dataclasses.replace(works, options={"mode": mode}).score(day)
+    assert current(Table(works.root, day)).number == number
+
+
+@pytest.mark.parametrize(
+    ("reason", "detail", "mended"),
+    [
+        ("gone", "{here} is not there", True),
+        ("gone", "{none} is not there", False),
+        ("unreadable", "{here}: permission denied", True),
+        ("unreadable", "png: broken", False),
+        ("truncated", "png: cut", False),
+    ],
+)
+def test_only_what_was_out_of_reach_is_looked_at_again(works, tmp_path, reason, detail, mended):
+    """A file that could not be opened counts where it can be now; one whose bytes were refused does not."""
+    day = dt.date(2024, 2, 27)
+    works.score(day)
+    table, here, none = Table(works.root, day), tmp_path / "here.png", tmp_path / "none.png"
+    here.touch()
+    manifest = dataclasses.replace(current(table), refused={reason: 1})
+    uri = str(none if "{none}" in detail else here)
+    row = {ID: "a", URI: uri, REASON: reason, DETAIL: detail.format(here=here, none=none)}
+    pq.write_table(refused_table([row]), table.beside("quarantine", manifest.number, manifest.version))
+    assert score_checks.is_mended(table, manifest) is mended
+
+
+def test_a_table_at_a_mount_point_is_refused_before_the_work(works, tmp_path, monkeypatch):
+    """Where the table's folder is another disk than what lies beside it, that is told with what to do."""
+    (tmp_path / "scores").mkdir()
+    given = Path.stat
+    other = mock.Mock(st_dev=-1)
+    monkeypatch.setattr(
+        Path, "stat", lambda path, **options: other if path.name == "scores" else given(path, **options)
+    )
+    with pytest.raises(UserError, match=r"a disk is mounted at .*Choose a folder below it"):
+        score_checks.check_one_disk(works.config)

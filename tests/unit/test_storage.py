@@ -1,6 +1,7 @@
 import os
 import threading
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -210,6 +211,23 @@ def test_publish_replaces_the_whole_folder(tmp_path, monkeypatch, kernel_can_exc
     local_disk.publish_folder(folder_of(tmp_path / "staged", 2), target)
     assert storage.list_files(str(tmp_path)) == ["target/one", "target/two"]
     assert (target / "one").read_text() == "2"
+
+
+def test_a_publisher_that_dies_between_two_moves_hides_nothing(tmp_path, monkeypatch):
+    """Where folders cannot be exchanged, the old one waits beside the staged one, and is put back."""
+    monkeypatch.setattr(local_disk, "exchange", lambda *_: False)
+    monkeypatch.setattr(local_disk, "reached", mock.Mock(side_effect=KeyboardInterrupt))
+    (tmp_path / "work").mkdir()
+    target, staged = folder_of(tmp_path / "target", 1), folder_of(tmp_path / "work" / "staged", 2)
+    with pytest.raises(KeyboardInterrupt):
+        local_disk.publish_folder(staged, target)
+    assert [path.name for path in tmp_path.iterdir()] == ["work"]
+    local_disk.undo_move(tmp_path / "work", target)
+    assert storage.list_files(str(tmp_path)) == ["target/one", "target/two", "work/staged/one", "work/staged/two"]
+    assert (target / "one").read_text() == "1"
+    aside = folder_of(tmp_path / "work" / "staged.tmp-old-1", 0)
+    local_disk.undo_move(tmp_path / "work", target)
+    assert aside.exists(), "another one has its place"
 
 
 def test_readers_never_find_nothing(tmp_path):
