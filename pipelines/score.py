@@ -291,7 +291,8 @@ def _ray_for(
     before = fitting()
     with session(needs(before, before.processes if config.engine.num_processes else 1), console):
         sizes = fitting()
-        check_open(needs(sizes, sizes.processes))
+        # Tasks do not wait for each other: where no number was stated, one process that fits is enough.
+        check_open(needs(sizes, sizes.processes if config.engine.num_processes else 1))
         console.note(f"Scoring in {sizes}")
         yield sizes
 

@@ -1,7 +1,8 @@
 """A Ray head on this machine for development: loopback only, token authentication on, ended by its own id.
 
 The token and the head's process id lie in a folder that only their owner can read. ``ray stop`` would end every
-Ray of the user; here only the process group that was started is ended.
+Ray of the user; here only the process group that was started is ended. A number alone outlives a restart of the machine
+or the container, and is another's then: with it the boot and the start of the process are noted, as ``/proc`` has them.
 """
 
 import json
@@ -14,6 +15,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from cnnjob.errors import ClusterError, UserError
 TOKEN = "token"  # noqa: S105 - a file name
 RECORD = "head.json"
 LOG = "head.log"
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 3.0
 """After SIGTERM the head's processes wait for each other for minutes; nothing of theirs needs saving."""
@@ -36,14 +39,18 @@ class Head:
     Attributes:
         address: URL of its dashboard and jobs API.
         ray_address: What ``ray.init`` connects to.
-        pid: Process group.
+        pid: Process group, and the process that leads it.
         token_path: File with its token.
+        boot_id: The boot of the machine that it was started in.
+        started: When that process started, in clock ticks since the boot.
     """
 
     address: str
     ray_address: str
     pid: int
     token_path: str
+    boot_id: str
+    started: int
 
 
 def start(config: ClusterConfig) -> Head:
@@ -72,7 +79,8 @@ def start(config: ClusterConfig) -> Head:
         process = subprocess.Popen(  # noqa: S603 - our own command
             command, env=_environment(token), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
         )
-    head = Head(address, f"127.0.0.1:{config.port}", process.pid, str(token))
+    ray_address = f"127.0.0.1:{config.port}"
+    head = Head(address, ray_address, process.pid, str(token), _boot_id(), start_of(process.pid))
     (state / RECORD).write_text(json.dumps(vars(head)))
     _wait(process, head, state)
     return head
@@ -83,22 +91,30 @@ def stop(state: Path) -> bool:
     head = find(state)
     if head is None:
         return False
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        _signal(head.pid, number)
-        deadline = time.monotonic() + STOP_TIMEOUT_S
-        while _group_alive(head.pid) and time.monotonic() < deadline:
-            time.sleep(_POLL_S)
+    _end(head.pid)
     (state / RECORD).unlink(missing_ok=True)
     return True
 
 
 def find(state: Path) -> Head | None:
-    """The head recorded in ``state``, if it is alive."""
+    """The head recorded in ``state``, if it is alive: a process of its number that started when it did."""
     try:
         head = Head(**json.loads((state / RECORD).read_text()))
+        same = (head.boot_id, head.started) == (_boot_id(), start_of(head.pid))
     except (OSError, ValueError, TypeError):
         return None
-    return head if _group_alive(head.pid) else None
+    return head if same and _group_alive(head.pid) else None
+
+
+def start_of(pid: int) -> int:
+    """When a process started, in clock ticks since the boot.
+
+    Raises:
+        OSError: There is none of this number.
+    """
+    stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    # proc(5): field 22. The second is the command's name, which may itself have spaces and parentheses.
+    return int(stat.rpartition(")")[2].split()[22 - 3])
 
 
 def token_for(state: Path, address: str) -> str | None:
@@ -137,7 +153,9 @@ def _wait(process: subprocess.Popen[bytes], head: Head, state: Path) -> None:
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(_POLL_S)
-    stop(state)
+    # Not by `stop`: where the first process has ended, others of its group may still run.
+    _end(process.pid)
+    (state / RECORD).unlink(missing_ok=True)
     said = (state / LOG).read_text(errors="replace").strip().splitlines()[-5:]
     raise ClusterError(f"the head did not come up; the end of {state / LOG} says: {' '.join(said)}")
 
@@ -148,16 +166,25 @@ def _free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def _signal(group: int, number: int) -> None:
-    try:
-        os.killpg(group, number)
-    except ProcessLookupError:
-        return
+def _boot_id() -> str:
+    return BOOT_ID.read_text().strip()
+
+
+def _end(group: int) -> None:
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if not _group_alive(group):
+            return
+        with suppress(ProcessLookupError):
+            os.killpg(group, number)
+        deadline = time.monotonic() + STOP_TIMEOUT_S
+        while _group_alive(group) and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
 
 
 def _group_alive(group: int) -> bool:
+    """Whether there is a process of ours in the group."""
     try:
         os.killpg(group, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, PermissionError):
         return False
     return True

@@ -2,16 +2,18 @@
 
 A cluster is used where Ray says so (``RAY_ADDRESS``, which the jobs API sets). Otherwise a local Ray is started
 for the job and ended with it: ``address="local"``, never a stranger's cluster whose address file lies about.
-What the job needs is compared with what there is before any work.
+What the job needs is compared with what there is before any work, node by node: what fits on none would be waited for
+without a word.
 """
 
 import logging
 import math
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 
 import ray
@@ -21,6 +23,8 @@ from cnnjob.errors import ClusterError, ResourceError
 from cnnjob.progress import Progress
 
 CLUSTER_ENV = "RAY_ADDRESS"
+VISIBLE_GPUS_ENV = "CUDA_VISIBLE_DEVICES"
+_NO_DEVICE = ("", "-1", "NoDevFiles")
 
 WORKER_ENVIRONMENT = {
     # glibc hands large blocks back to the kernel at each step; keeping them spares large batches
@@ -54,7 +58,7 @@ class Needs:
         processes: Its worker processes.
         cpus_per_process: CPUs that each of them reserves.
         data_cpus: CPUs for data tasks beside them; without one, reading would wait for workers to end.
-        gpus: GPUs in all.
+        gpus: GPUs in all, one for each process, or none.
         key: The config's key that sets the number of processes, for messages.
     """
 
@@ -70,6 +74,45 @@ class Needs:
         return self.processes * self.cpus_per_process
 
 
+@dataclass(frozen=True)
+class Node:
+    """What a machine of a cluster offers.
+
+    Attributes:
+        cpus: Its CPUs.
+        gpus: Its GPUs.
+    """
+
+    cpus: float
+    gpus: float = 0
+
+
+def fitting(needs: Needs, nodes: Sequence[Node]) -> int:
+    """How many processes of the size that ``needs`` says fit, each whole on one node, beside its data tasks.
+
+    A data task takes a CPU where that costs the fewest processes.
+    """
+    left = list(nodes)
+    for _ in range(needs.data_cpus):
+        costs = {i: _on(node, needs) - _on(_one_less(node), needs) for i, node in enumerate(left) if node.cpus >= 1}
+        if not costs:
+            return 0
+        cheapest = min(costs, key=costs.__getitem__)
+        left[cheapest] = _one_less(left[cheapest])
+    return sum(_on(node, needs) for node in left)
+
+
+def _on(node: Node, needs: Needs) -> int:
+    """How many processes one node holds."""
+    # A quotient such as 0.3 / 0.1 falls just short of the whole number.
+    by_cpus = math.floor(node.cpus / needs.cpus_per_process + 1e-9)
+    return min(by_cpus, int(node.gpus)) if needs.gpus else by_cpus
+
+
+def _one_less(node: Node) -> Node:
+    return replace(node, cpus=node.cpus - 1)
+
+
 def machine_cpus() -> int:
     """CPUs this process may run on."""
     return len(os.sched_getaffinity(0))
@@ -81,8 +124,18 @@ def cpus_available() -> int:
 
 
 def machine_gpus() -> int:
-    """NVIDIA GPUs of this machine."""
-    return len(list(Path("/dev").glob("nvidia[0-9]*")))
+    """NVIDIA GPUs of this machine that ``CUDA_VISIBLE_DEVICES`` leaves."""
+    there = len(list(Path("/dev").glob("nvidia[0-9]*")))
+    visible = os.environ.get(VISIBLE_GPUS_ENV)
+    return there if visible is None else min(there, num_visible(visible))
+
+
+def num_visible(devices: str) -> int:
+    """How many GPUs a value of ``CUDA_VISIBLE_DEVICES`` names: CUDA reads it up to the first that there cannot be.
+
+    Ray counts ``-1`` as one.
+    """
+    return len(list(takewhile(lambda name: name.strip() not in _NO_DEVICE, devices.split(","))))
 
 
 def gpus_available() -> int:
@@ -104,7 +157,13 @@ def worker_environment() -> dict[str, str]:
 
     Those of a Ray of our own inherit it, and are there already; a cluster's are started anew with it.
     """
-    return WORKER_ENVIRONMENT if os.environ.get(CLUSTER_ENV, "") not in ("", "local") else {}
+    return WORKER_ENVIRONMENT if _cluster_address() else {}
+
+
+def _cluster_address() -> str | None:
+    """The cluster that Ray names; None where the job has a Ray of its own."""
+    address = os.environ.get(CLUSTER_ENV, "")
+    return None if address in ("", "local") else address
 
 
 @contextmanager
@@ -134,16 +193,17 @@ def session(needs: Needs, progress: Progress) -> Iterator[None]:
         check_open(needs)
         yield
         return
-    address = os.environ.get(CLUSTER_ENV, "")
-    if address in ("", "local"):
+    address = _cluster_address()
+    if address:
+        _connect(address)
+    else:
         check_machine(needs)
         _start_local(needs)
-    else:
-        _connect(address)
     interrupt.reinstall()
     try:
-        if address not in ("", "local"):
-            check_open(needs)
+        # Also our own: which GPUs there are, Ray knows better than the device files.
+        check_open(needs)
+        if address:
             progress.note(f"Ray cluster at {address}: {int(ray.cluster_resources().get('CPU', 0))} CPUs")
         yield
     finally:
@@ -157,11 +217,8 @@ def check_machine(needs: Needs) -> None:
     Raises:
         ResourceError: With the arithmetic.
     """
-    have = machine_cpus()
-    if needs.cpus > have:
-        raise ResourceError(_too_few(needs, have, "this machine has"))
-    if needs.gpus > machine_gpus():
-        raise ResourceError(_too_few_gpus(needs, machine_gpus(), "this machine has"))
+    # Data tasks have CPUs beside those of the machine: our own Ray is started with as many more.
+    _check(replace(needs, data_cpus=0), [Node(machine_cpus(), machine_gpus())], "this machine has")
 
 
 def _start_local(needs: Needs) -> None:
@@ -205,18 +262,22 @@ def _connect(address: str) -> None:
 
 
 def check_open(needs: Needs) -> None:
-    """Compare a job's needs with the Ray that is open.
+    """Compare a job's needs with the nodes of the Ray that is open.
 
     Raises:
         ResourceError: With the arithmetic.
     """
-    resources = ray.cluster_resources()
-    have = int(resources.get("CPU", 0))
-    if needs.cpus + needs.data_cpus > have:
-        raise ResourceError(_too_few(needs, have, "the cluster has"))
-    gpus = int(resources.get("GPU", 0))
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = [Node(resources.get("CPU", 0), resources.get("GPU", 0)) for resources in alive]
+    _check(needs, nodes, "the cluster has" if _cluster_address() else "the Ray of this process has")
+
+
+def _check(needs: Needs, nodes: Sequence[Node], who: str) -> None:
+    gpus = int(sum(node.gpus for node in nodes))
     if needs.gpus > gpus:
-        raise ResourceError(_too_few_gpus(needs, gpus, "the cluster has"))
+        raise ResourceError(_too_few_gpus(needs, gpus, who))
+    if needs.processes > fitting(needs, nodes) or needs.data_cpus > sum(int(node.cpus) for node in nodes):
+        raise ResourceError(_too_few(needs, nodes, who))
 
 
 def _too_few_gpus(needs: Needs, have: int, who: str) -> str:
@@ -224,11 +285,16 @@ def _too_few_gpus(needs: Needs, have: int, who: str) -> str:
     return f"use_gpu asks for {needs.gpus} GPU{'s' if needs.gpus > 1 else ''}, and {who} {have or 'none'}; {advice}."
 
 
-def _too_few(needs: Needs, have: int, who: str) -> str:
+def _too_few(needs: Needs, nodes: Sequence[Node], who: str) -> str:
+    have = f"{who} {sum(node.cpus for node in nodes):g}"
+    if not needs.processes:
+        return f"{needs.data_cpus} CPU for data tasks, and {have}; start a node that has more."
+    each = f"{needs.cpus_per_process:g} CPU" + (" and a GPU" if needs.gpus else "")
     data = f" + {needs.data_cpus} for data tasks" if needs.data_cpus else ""
-    fit = int(max(have - needs.data_cpus, 0) // needs.cpus_per_process)
+    fit = fitting(needs, nodes)
+    if len(nodes) > 1:
+        have += f" on {len(nodes)} nodes of at most {max(node.cpus for node in nodes):g}. Each must fit on one node"
+        have += f", and {fit or 'none'} will"
     advice = f"set {needs.key} to at most {fit}, or give each fewer CPUs" if fit else "give each fewer CPUs"
-    return (
-        f"{needs.key} {needs.processes} x {needs.cpus_per_process:g} CPU each{data} = {needs.cpus + needs.data_cpus:g} "
-        f"CPUs, and {who} {have}; {advice}."
-    )
+    asked = f"{needs.key} {needs.processes} x {each} each{data} = {needs.cpus + needs.data_cpus:g} CPUs"
+    return f"{asked}, and {have}; {advice}."

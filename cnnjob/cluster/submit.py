@@ -5,6 +5,7 @@ The cluster needs the dependencies installed, not cnnjob: the packages travel as
 
 import asyncio
 import logging
+import math
 import shutil
 import tempfile
 import time
@@ -13,13 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
-from tenacity import retry, retry_if_exception, stop_after_delay, wait_fixed
+from tenacity import retry, retry_if_exception, retry_if_exception_type, stop_after_delay, wait_fixed
 
 import cnnjob
 from cnnjob.config.base import Config
 from cnnjob.config.load import dump_config
+from cnnjob.config.train import TrainConfig
 from cnnjob.errors import ClusterError
 
 _POLL_S = 0.5
@@ -27,6 +30,13 @@ _CONF = "conf.yaml"
 _NO_AGENT = "No available agent"
 _AGENT_TIMEOUT_S = 90
 """A fresh cluster answers before the agents that start jobs are up; that passes."""
+_LOST = (RuntimeError, OSError, aiohttp.ClientError, AuthenticationError)
+"""What asking a cluster ends with that is away, restarts or answers nonsense; errors of requests are OSErrors."""
+LOST_TIMEOUT_S = 60
+"""How long a cluster that a job is followed on may be away."""
+STOP_WAIT_ENV = "RAY_JOB_STOP_WAIT_TIME_S"
+STOP_MARGIN_S = 30
+"""What a job that is stopped may take beside its ``grace_s``: telling MLflow, in several tries, and closing Ray."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +71,7 @@ def connect(address: str, token: str | None) -> JobSubmissionClient:
         return JobSubmissionClient(address, headers={"Authorization": f"Bearer {token}"} if token else None)
     except (ConnectionError, RuntimeError, OSError, AuthenticationError) as error:
         raise ClusterError(
-            f"the jobs API at {address} cannot be reached: {str(error).splitlines()[0]}. Check the address; for a "
+            f"the jobs API at {address} cannot be reached: {_line_of(error)}. Check the address; for a "
             f"cluster with token authentication set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH; for a head on this "
             f"machine run cnnjob up first."
         ) from error
@@ -71,21 +81,48 @@ def submit(client: JobSubmissionClient, kind: str, config: Config) -> str:
     """Submit a job of ``kind`` with a validated config. Returns its id."""
     with tempfile.TemporaryDirectory() as folder:
         _stage(Path(folder), config)
+        # The environment of Ray's supervisor of the job too, which kills 3 s after it has told the job to stop.
+        environment = {STOP_WAIT_ENV: str(stop_wait_s(config))}
         try:
-            return _send(client, kind, folder)
+            return _send(client, kind, {"working_dir": folder, "env_vars": environment})
         except RuntimeError as error:
-            raise ClusterError(f"the cluster refused the job: {str(error).splitlines()[0]}") from error
+            raise ClusterError(f"the cluster refused the job: {_line_of(error)}") from error
+
+
+def stop_wait_s(config: Config) -> int:
+    """Seconds that a job with this config has from being told to stop until it is killed."""
+    grace_s = config.grace_s if isinstance(config, TrainConfig) else 0
+    return math.ceil(grace_s) + STOP_MARGIN_S
 
 
 def follow(client: JobSubmissionClient, job_id: str, write: Callable[[str], None]) -> JobState:
-    """Show a job's log until it ends, and say how it ended."""
+    """Show a job's log until it ends, and say how it ended.
+
+    Raises:
+        ClusterError: The cluster did not answer for ``LOST_TIMEOUT_S``.
+    """
     try:
         asyncio.run(_tail(client, job_id, write))
-    except RuntimeError as error:
-        write(f"(the log broke off: {error})\n")
-    while not JobStatus(client.get_job_status(job_id)).is_terminal():
-        time.sleep(_POLL_S)
-    return state(client, job_id)
+    except _LOST as error:
+        write(f"(the log broke off: {_line_of(error)})\n")
+    try:
+        while not JobStatus((job := _look(client, job_id)).status).is_terminal():
+            time.sleep(_POLL_S)
+    except _LOST as error:
+        raise ClusterError(
+            f"the cluster at {client.get_address()} has not told for {LOST_TIMEOUT_S} s how the job stands: "
+            f"{_line_of(error)}. {not_stopped(client, job_id)}"
+        ) from error
+    return job
+
+
+def not_stopped(client: JobSubmissionClient, job_id: str) -> str:
+    """What to tell who no longer follows a job."""
+    there = f"{job_id} --address {client.get_address()}"
+    return (
+        f"The job {job_id} was not stopped. To look at it: cnnjob logs {there}. To stop it: cnnjob stop {there}. "
+        f"While it goes on, do not submit it again."
+    )
 
 
 def state(client: JobSubmissionClient, job_id: str) -> JobState:
@@ -97,7 +134,7 @@ def state(client: JobSubmissionClient, job_id: str) -> JobState:
     try:
         info = client.get_job_info(job_id)
     except RuntimeError as error:
-        raise ClusterError(f"the cluster has no job {job_id}: {str(error).splitlines()[0]}") from error
+        raise ClusterError(f"the cluster has no job {job_id}: {_line_of(error)}") from error
     return _state(info)
 
 
@@ -120,13 +157,22 @@ def _no_agent_yet(error: BaseException) -> bool:
 @retry(
     retry=retry_if_exception(_no_agent_yet), stop=stop_after_delay(_AGENT_TIMEOUT_S), wait=wait_fixed(1), reraise=True
 )
-def _send(client: JobSubmissionClient, kind: str, folder: str) -> str:
+def _send(client: JobSubmissionClient, kind: str, runtime_env: dict[str, Any]) -> str:
     job_id: str = client.submit_job(
         entrypoint=f"python -m pipelines {kind} {_CONF}",
-        runtime_env={"working_dir": folder},
+        runtime_env=runtime_env,
         metadata={"kind": kind},
     )
     return job_id
+
+
+@retry(retry=retry_if_exception_type(_LOST), stop=stop_after_delay(LOST_TIMEOUT_S), wait=wait_fixed(1), reraise=True)
+def _look(client: JobSubmissionClient, job_id: str) -> JobState:
+    return _state(client.get_job_info(job_id))
+
+
+def _line_of(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def _state(info: Any) -> JobState:

@@ -1,0 +1,101 @@
+"""Which process the file of a head means: the one that was started, and no other that has its number by now."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from cnnjob.cluster import head
+
+SLEEPS = "import time; print(flush=True); time.sleep(60)"
+NAMED = "open('/proc/self/comm', 'w').write('a) R 1 (b'); " + SLEEPS
+
+
+@contextmanager
+def process(code: str = SLEEPS) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that leads a group of its own, as a head does."""
+    started = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True)
+    started.stdout.readline()
+    try:
+        yield started
+    finally:
+        started.kill()
+        started.communicate()
+
+
+def note(state: Path, pid: int, **other: object) -> None:
+    """The file of a head that is this process, unless said otherwise."""
+    (state / "token").write_text("secret")
+    known = {"boot_id": head.BOOT_ID.read_text().strip(), "started": head.start_of(pid)}
+    where = {"address": "http://127.0.0.1:8265", "ray_address": "127.0.0.1:6379", "token_path": str(state / "token")}
+    noted = {**where, "pid": pid, **known, **other}
+    (state / head.RECORD).write_text(json.dumps({key: value for key, value in noted.items() if value is not None}))
+
+
+def test_a_head_that_runs_is_found_and_ended(tmp_path):
+    """The process of the file is found, its token is given out, and stopping ends it and removes the file."""
+    with process() as running:
+        note(tmp_path, running.pid)
+        assert head.find(tmp_path).pid == running.pid
+        assert head.token_for(tmp_path, "http://127.0.0.1:8265/") == "secret"
+        assert head.token_for(tmp_path, "http://127.0.0.1:9999") is None
+        # As whoever adopts it does: one that has ended and was not waited for still counts as one.
+        reaper = threading.Thread(target=running.wait)
+        reaper.start()
+        assert head.stop(tmp_path)
+        reaper.join()
+        assert running.returncode == -signal.SIGTERM
+    assert not (tmp_path / head.RECORD).exists()
+    assert not head.stop(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"boot_id": "another"}, {"started": 1}, {"boot_id": None, "started": None}],
+    ids=["another boot", "another start", "a file of an older cnnjob"],
+)
+def test_a_process_that_only_has_the_number_is_left_alone(tmp_path, other):
+    """A process of another boot, of another start, or of a file that does not say, is no head, and lives on."""
+    with process() as stranger:
+        note(tmp_path, stranger.pid, **other)
+        assert head.find(tmp_path) is None
+        assert head.token_for(tmp_path, "http://127.0.0.1:8265") is None
+        assert not head.stop(tmp_path)
+        assert stranger.poll() is None
+
+
+def test_a_process_of_somebody_else_is_no_head(tmp_path, monkeypatch):
+    """Where the group may not be signalled, nothing of ours runs."""
+
+    def refuse(group: int, number: int) -> None:
+        raise PermissionError
+
+    with process() as stranger:
+        note(tmp_path, stranger.pid)
+        monkeypatch.setattr(os, "killpg", refuse)
+        assert head.find(tmp_path) is None
+        assert not head.stop(tmp_path)
+        assert stranger.poll() is None
+
+
+def test_a_name_with_spaces_and_parentheses_hides_no_start():
+    """The start of a process is read behind its name, whatever is in that."""
+    with process() as plain, process(NAMED) as named:
+        assert Path(f"/proc/{named.pid}/comm").read_text() == "a) R 1 (b\n"
+        assert head.start_of(plain.pid) <= head.start_of(named.pid) <= head.start_of(plain.pid) + 10_000
+
+
+def test_no_process_has_no_start(tmp_path):
+    """A head whose process has ended is not found."""
+    with process() as ended:
+        note(tmp_path, ended.pid)
+    assert head.find(tmp_path) is None
+    with pytest.raises(OSError, match=str(ended.pid)):
+        head.start_of(ended.pid)

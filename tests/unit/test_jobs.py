@@ -1,0 +1,70 @@
+"""What is told where the following of a submitted job is interrupted, by Ctrl-C and SIGTERM."""
+
+import json
+import signal
+
+import pytest
+
+from cnnjob import interrupt
+from pipelines import jobs
+from pipelines.command import GO_ON, run_command
+
+JOB, ADDRESS = "raysubmit_1", "http://10.0.0.1:8265"
+
+
+class Client:
+    """A cluster with one job."""
+
+    def get_address(self) -> str:
+        """Where it is."""
+        return ADDRESS
+
+
+@pytest.fixture
+def ended(monkeypatch, capfd):
+    """Run a command that a signal ends; its exit code, its result and what it says."""
+
+    def run(job, number: signal.Signals, as_json: bool = True):
+        monkeypatch.setattr(interrupt, "install", lambda: None)
+        monkeypatch.setattr(interrupt, "received", lambda: number)
+        with pytest.raises(SystemExit) as exited:
+            run_command(job, as_json=as_json, debug=False)
+        out, err = capfd.readouterr()
+        return exited.value.code, json.loads(out), err
+
+    return run
+
+
+def interrupted(number: signal.Signals):
+    """What the signal raises where a job is followed."""
+
+    def follow(*_: object) -> None:
+        raise interrupt.EndedBySignalError(128 + number)
+
+    return follow
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_who_no_longer_follows_is_told_that_the_job_goes_on(monkeypatch, ended, number, tmp_path):
+    """The end names the job, how to look at it and to stop it, and does not ask for the same command again."""
+    conf = tmp_path / "digits.yaml"
+    conf.write_text("output: data\nsource: {kind: digits}\n")
+    monkeypatch.setattr(jobs, "_client", lambda *_: Client())
+    monkeypatch.setattr(jobs.api, "submit", lambda *_: JOB)
+    monkeypatch.setattr(jobs.api, "follow", interrupted(number))
+    code, result, err = ended(
+        lambda console: jobs.submit("prepare", conf, (), ADDRESS, str(tmp_path), console, wait=True), number
+    )
+    assert code == result["exit_code"] == 128 + number
+    for said in (err, result["message"]):
+        assert f"Ended by {number.name}. The job {JOB} was not stopped." in said
+        assert f"cnnjob logs {JOB} --address {ADDRESS}" in said
+        assert f"cnnjob stop {JOB} --address {ADDRESS}" in said
+        assert GO_ON not in said
+
+
+def test_who_ends_a_job_of_the_own_process_is_told_to_go_on(ended):
+    """Any other command that a signal ends says that the same command goes on."""
+    code, result, err = ended(interrupted(signal.SIGTERM), signal.SIGTERM)
+    assert code == result["exit_code"] == 143
+    assert f"Ended by SIGTERM. {GO_ON}" in err
