@@ -291,8 +291,8 @@ def _ray_for(
     before = fitting()
     with session(needs(before, before.processes if config.engine.num_processes else 1), console):
         sizes = fitting()
-        # Tasks do not wait for each other: where no number was stated, one process that fits is enough.
-        check_open(needs(sizes, sizes.processes if config.engine.num_processes else 1))
+        # Tasks do not wait for each other, as actors on GPUs do: where no number was stated, one that fits is enough.
+        check_open(needs(sizes, sizes.processes if config.engine.num_processes or sizes.use_gpu else 1))
         console.note(f"Scoring in {sizes}")
         yield sizes
 
