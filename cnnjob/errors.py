@@ -12,6 +12,7 @@
     └── JobError               exit code 1: the world failed, nothing is lost
         ├── StorageError       a disk, a network or an object store failed
         ├── IntegrityError     bytes are not what their digest says
+        │   └── LostPartsError parts of a published table were removed
         ├── RefusedRowsError   more rows were refused than the config allows
         ├── ExportError        the exported graph and the trained module disagree
         ├── TrainingError      training ended before its last epoch
@@ -108,6 +109,10 @@ class StorageError(JobError):
 
 class IntegrityError(JobError):
     """Bytes are not what their digest says."""
+
+
+class LostPartsError(IntegrityError):
+    """Parts of what is published are gone; only scoring the date again brings them back."""
 
 
 class RefusedRowsError(JobError):

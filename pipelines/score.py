@@ -16,7 +16,7 @@ from cnnjob import exclusive, storage
 from cnnjob.config.load import dump_config
 from cnnjob.config.prepare import ImageConfig
 from cnnjob.config.score import ScoreConfig
-from cnnjob.errors import JobError
+from cnnjob.errors import JobError, LostPartsError
 from cnnjob.models.bundle import image_form
 from cnnjob.models.presets import net_of
 from cnnjob.models.trace import trace
@@ -159,11 +159,11 @@ def score_date(config: ScoreConfig, date: dt.date, resolved: Resolved, console: 
     )
 
 
-def _published(table: Table, config: ScoreConfig) -> tuple[ScoresManifest | None, commit.LostPartsError | None]:
+def _published(table: Table, config: ScoreConfig) -> tuple[ScoresManifest | None, LostPartsError | None]:
     """What is published for a date, and what is missing of it; what a dead run committed is finished."""
     try:
         return commit.recover(table, config.history), None
-    except commit.LostPartsError as error:
+    except LostPartsError as error:
         return current(table), error
 
 

@@ -23,7 +23,7 @@ from cnnjob.errors import DatasetError, TrackingError, TrainingError
 from cnnjob.models.presets import net_for
 from cnnjob.tracking import runs
 from cnnjob.tracking.sender import MetricSender
-from cnnjob.tracking.server import Server, connect
+from cnnjob.tracking.server import Server, connect, resolved_uri
 from cnnjob.training import driver, journal
 from cnnjob.training.evaluation import from_plain
 from cnnjob.training.feed import FeedChoice, feed_of
@@ -114,8 +114,9 @@ def run(config: TrainConfig, console: Console) -> TrainResult:
 
 
 def _finished(state: RunState | None, config: TrainConfig) -> TrainResult | None:
-    """What a finished run gave, where that is what is asked for."""
-    if state is None or state.result is None or state.result["model_name"] != config.model_name:
+    """What a finished run gave, where that is what is asked for: this model, in this MLflow."""
+    asked = (config.model_name, resolved_uri(config.tracking.uri))
+    if state is None or state.result is None or (state.result["model_name"], state.result["tracking_uri"]) != asked:
         return None
     return TrainResult(**{**state.result, "created": False})
 

@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from filelock import FileLock
 
 from cnnjob import exclusive, local_disk, storage
-from cnnjob.errors import CnnjobError, IntegrityError, JobError
+from cnnjob.errors import CnnjobError, JobError, LostPartsError
 from cnnjob.phases import reached
 from cnnjob.schema import SCORES_FORMAT_VERSION, refused_table
 from cnnjob.scoring.ledger import Ledger
@@ -46,12 +46,6 @@ from cnnjob.scoring.table import (
 from cnnjob.scoring.work import Receipt, part_uri
 
 PLAN = "plan.json"
-
-
-class LostPartsError(IntegrityError):
-    """Parts of what is published are gone; only scoring the date again brings them back."""
-
-
 BESIDE = ("quarantine", "receipts")
 _PUBLISHING = "publish-"
 _PART = re.compile(r"part-\d{5,}-\d{8}T\d{12}-[0-9a-f]{8}\.parquet")

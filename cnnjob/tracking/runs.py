@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import LifecycleStage, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
-from cnnjob.tracking.server import Server, asking
+from cnnjob.errors import UserError
+from cnnjob.tracking.server import Server, asking, shown
 
 REASON_TAG = "cnnjob.ended_because"
 _MAX_PARAM_CHARACTERS = 6000
@@ -16,20 +17,29 @@ _MAX_TAG_CHARACTERS = 5000
 
 
 def ensure_experiment(server: Server, name: str) -> str:
-    """The id of an experiment; created on first use."""
+    """The id of an experiment; created on first use.
+
+    Raises:
+        UserError: It was deleted: MLflow keeps its name, and takes no run into it.
+    """
     with asking(server, f"open the experiment {name}"):
         found = server.client.get_experiment_by_name(name)
-        if found is not None:
-            return str(found.experiment_id)
-        location = f"{server.artifacts}/{name}" if server.artifacts else None
-        try:
-            return str(server.client.create_experiment(name, artifact_location=location))
-        except MlflowException:
-            # Another job created it in between.
-            found = server.client.get_experiment_by_name(name)
-            if found is None:
-                raise
-            return str(found.experiment_id)
+        if found is None:
+            location = f"{server.artifacts}/{name}" if server.artifacts else None
+            try:
+                return str(server.client.create_experiment(name, artifact_location=location))
+            except MlflowException:
+                # Another job created it in between.
+                found = server.client.get_experiment_by_name(name)
+                if found is None:
+                    raise
+    if found.lifecycle_stage != LifecycleStage.ACTIVE:
+        raise UserError(
+            f"the experiment {name} at {shown(server.uri)} was deleted in MLflow, and takes no runs. Restore it there "
+            f"(`mlflow experiments restore --experiment-id {found.experiment_id}`), or set tracking.experiment to "
+            f"another name."
+        )
+    return str(found.experiment_id)
 
 
 def start_run(server: Server, experiment: str, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> str:
@@ -66,14 +76,20 @@ def end_run(server: Server, run_id: str, status: str, *, reason: str = "") -> No
 
 
 def resume_run(server: Server, run_id: str) -> bool:
-    """Let a run that ended go on. False where this server does not have it: the tracking address may change."""
+    """Let a run that ended go on.
+
+    False where this server does not have it, since the tracking address may change, or where it was deleted.
+    """
     with asking(server, f"resume the run {run_id}"):
         try:
-            server.client.update_run(run_id, status="RUNNING")
+            found = server.client.get_run(run_id)
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return False
             raise
+        if found.info.lifecycle_stage != LifecycleStage.ACTIVE:
+            return False
+        server.client.update_run(run_id, status="RUNNING")
         server.client.set_tag(run_id, REASON_TAG, "")
         return True
 

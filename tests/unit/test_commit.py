@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cnnjob import storage
-from cnnjob.errors import DatasetError, FormatVersionError, IntegrityError, JobError, StorageError
+from cnnjob.errors import DatasetError, FormatVersionError, IntegrityError, JobError, LostPartsError, StorageError
 from cnnjob.schema import ID
 from cnnjob.scoring import commit
 from cnnjob.scoring.commit import publish
@@ -318,7 +318,7 @@ def test_parts_that_somebody_removed_are_told(night, lost):
     for part in parts[:1] if lost == "one part" else parts:
         part.unlink()
     for _ in range(2):
-        with pytest.raises(commit.LostPartsError, match=f"{manifest.version}, are gone"):
+        with pytest.raises(LostPartsError, match=f"{manifest.version}, are gone"):
             commit.recover(night.table)
     again = MORNING + dt.timedelta(hours=1)
     plan = night.plan()

@@ -1,13 +1,6 @@
 """Metrics reach MLflow once each, also from a server that is away for a while."""
 
-import os
-import signal
-import socket
-import subprocess
-import sys
 import time
-import urllib.request
-from pathlib import Path
 
 import pytest
 
@@ -15,8 +8,7 @@ from cnnjob.errors import TrackingError
 from cnnjob.tracking import runs, sender
 from cnnjob.tracking.sender import MetricSender
 from cnnjob.tracking.server import connect
-
-WAIT_S = 90
+from tests.mlflow_server import end, free_port, serve
 
 
 class Flaky:
@@ -77,36 +69,11 @@ def test_a_fault_of_our_own_is_not_lost(monkeypatch):
         metrics.put({"loss": 0.5}, step=1, timestamp_ms=1)
 
 
-def serve(folder: Path, port: int) -> subprocess.Popen[bytes]:
-    """A real MLflow server on a SQLite file, once it answers."""
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}", "--default-artifact-root", str(folder)]
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    with (folder / "server.log").open("ab") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, env=environment)
-    until = time.monotonic() + WAIT_S
-    while time.monotonic() < until:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2):
-                return process
-        except OSError:
-            time.sleep(0.2)
-    end(process)
-    raise AssertionError((folder / "server.log").read_text())
-
-
-def end(process: subprocess.Popen[bytes]) -> None:
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
 @pytest.mark.slow
 def test_a_server_that_is_killed_and_comes_back_has_one_point_a_step(tmp_path, monkeypatch):
     """Points of a real server: killed in the middle, back later, sent again by a second command: one for each step."""
     monkeypatch.setattr(sender, "PAUSE_S", 0.2)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     process = serve(tmp_path, port)
     try:
         server = connect(f"http://127.0.0.1:{port}")

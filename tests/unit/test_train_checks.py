@@ -1,5 +1,6 @@
 """What a training refuses before it starts and at its end, and what it evaluates with."""
 
+import dataclasses
 from unittest import mock
 
 import pytest
@@ -11,7 +12,7 @@ from cnnjob.errors import DatasetError, IntegrityError, ModelError, StorageError
 from cnnjob.models.presets import net_for
 from cnnjob.models.spec import evaluation_batch, largest_map
 from cnnjob.tracking.registry import promote
-from cnnjob.tracking.server import Server
+from cnnjob.tracking.server import Server, resolved_uri
 from cnnjob.training import driver, journal, worker
 from cnnjob.training.feed import Place
 from pipelines import register, train
@@ -109,3 +110,15 @@ def test_a_store_that_does_not_answer_for_a_moment_ends_no_training(tmp_path, mo
 def _raise(error):
     if error is not None:
         raise error
+
+
+@pytest.mark.parametrize(("asked", "done"), [({}, True), ({"model_name": "b"}, False), ({"uri": "other"}, False)])
+def test_a_finished_run_is_done_for_its_model_in_its_mlflow(tmp_path, asked, done):
+    """Another name or another MLflow has no model of the run yet: there it is registered."""
+    uri = str(tmp_path / "mlflow")
+    result = {field.name: None for field in dataclasses.fields(train.TrainResult)}
+    state = mock.Mock(result={**result, "model_name": "a", "tracking_uri": resolved_uri(uri)})
+    config = mock.Mock(model_name=asked.get("model_name", "a"), tracking=mock.Mock(uri=asked.get("uri", uri)))
+    found = train._finished(state, config)
+    assert (found is not None) == done
+    assert not done or found.created is False
