@@ -100,7 +100,7 @@ class ResourceError(UserError):
 
 
 class JobError(CnnjobError):
-    """The work failed for a reason outside the input; running the same command again goes on."""
+    """The work failed for a reason outside the input. What is done is kept; the message says how to go on."""
 
 
 class StorageError(JobError):

@@ -3,7 +3,6 @@
 Everything heavy is imported inside the commands, so that ``--help`` and ``check`` answer at once.
 """
 
-import datetime as dt
 import gc
 import os
 from collections.abc import Callable, Sequence
@@ -32,8 +31,20 @@ app = typer.Typer(
 )
 
 
+DemoSets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="JOB.KEY=VALUE",
+        help="Override a key of a job's conf; it begins with prepare., train. or score., such as train.num_epochs=3. "
+        "Repeatable.",
+    ),
+]
+Confs = Annotated[list[Path], typer.Argument(metavar="CONF", help="YAML files.", show_default=False)]
+
+
 class SchemaKind(StrEnum):
-    """What has a JSON Schema."""
+    """The kinds of config."""
 
     PREPARE = "prepare"
     TRAIN = "train"
@@ -84,10 +95,10 @@ def score(
         from cnnjob.config import kinds
 
         config = kinds.load("score", conf, sets or ())
-        from pipelines import score as job
+        from pipelines import score as score_job
 
-        result = job.run_range(config, first, last, console)
-        job.show(result, console)
+        result = score_job.run_range(config, first, last, console)
+        score_job.show(result, console)
         return result
 
     job = _job(JobKind.SCORE, conf, with_date(JobKind.SCORE, sets, date))
@@ -122,10 +133,10 @@ def promote(
 
     def job(console: Console) -> object:
         from cnnjob.config.base import absolute
-        from pipelines import promote as job
+        from pipelines import promote as promote_job
 
-        result = job.run(absolute(tracking), model, version, alias)
-        job.show(result, console)
+        result = promote_job.run(absolute(tracking), model, version, alias)
+        promote_job.show(result, console)
         return result
 
     run_command(job, as_json=json, debug=debug)
@@ -135,18 +146,17 @@ def promote(
 def demo(
     folder: Annotated[Path, typer.Option("--dir", help="Where everything is written.")] = Path("cnnjob-demo"),
     date: Date = None,
-    sets: Sets = None,
+    sets: DemoSets = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Run the whole line on real images: prepare, train, promote, score."""
 
     def job(console: Console) -> object:
-        day = _date(date)
-        from pipelines import demo as job
+        from pipelines import demo as demo_job
 
-        result = job.run(folder.absolute(), day, console, sets or ())
-        job.show(result, console)
+        result = demo_job.run(folder.absolute(), date, console, sets or ())
+        demo_job.show(result, console)
         return result
 
     run_command(job, as_json=json, debug=debug)
@@ -169,7 +179,7 @@ def trace(
     """Show a net stage by stage: shapes, parameters, work; with --image, a picture on its way through it."""
 
     def job(console: Console) -> object:
-        from pipelines import trace as job
+        from pipelines import trace as trace_job
 
         if sum(given is not None for given in (conf, preset, model)) > 1:
             raise UserError("--config, --preset and --model each name a net; give one of them")
@@ -178,11 +188,11 @@ def trace(
         if model is not None:
             if shape is not None or classes is not None:
                 raise UserError("a registered model has its own shape and classes; leave --shape and --classes out")
-            net, bundle = job.of_model(model, tracking)
+            net, bundle = trace_job.of_model(model, tracking)
         else:
             net, bundle = _net(conf, preset, sets or (), shape, classes), None
-        result = job.run(net, image=image, bundle=bundle, png=png, console=console)
-        job.show(result, console)
+        result = trace_job.run(net, image=image, bundle=bundle, png=png, console=console)
+        trace_job.show(result, console)
         return result
 
     run_command(job, as_json=json, debug=debug)
@@ -205,42 +215,55 @@ def _net(conf: Path | None, preset: str | None, sets: Sequence[str], shape: str 
 
 @app.command()
 def check(
-    confs: Annotated[list[Path], typer.Argument(metavar="CONF...", help="YAML files.", show_default=False)],
-    kind: Annotated[SchemaKind | None, typer.Option(help="What they are; by default told by folder or keys.")] = None,
+    confs: Confs,
+    kind: Annotated[
+        SchemaKind | None,
+        typer.Option(help="What the files are. Default: the name of a file's folder, else what its keys fit."),
+    ] = None,
     sets: Sets = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Check confs without touching a cluster; all mistakes of all files are reported."""
+    """Check confs without touching a cluster, and report all mistakes of all files."""
 
     def job(console: Console) -> object:
         from cnnjob.config import kinds
 
-        problems, found = [], []
+        problems, valid = [], []
         for conf in confs:
             try:
                 name = kind.value if kind else kinds.kind_of(conf)
                 kinds.load(name, conf, sets or ())
-                found.append({"conf": str(conf), "kind": name})
-                console.say(f"{conf}: a {name} config, sound")
+                valid.append({"conf": str(conf), "kind": name})
+                console.say(f"{conf}: valid {name} config")
             except UserError as error:
                 problems.append(str(error))
         if problems:
             raise UserError("\n".join(problems))
-        return {"sound": found}
+        return {"valid": valid}
 
     run_command(job, as_json=json, debug=debug)
 
 
 @app.command()
-def schema(kind: Annotated[SchemaKind, typer.Argument(help="Which config.")]) -> None:
-    """Print the JSON Schema of a config, for editors."""
+def schema(
+    kind: Annotated[SchemaKind, typer.Argument(help="Which config.", show_default=False)],
+    as_yaml: Annotated[
+        bool, typer.Option("--yaml", help="Print a conf with every key, its default and what it means, for people.")
+    ] = False,
+) -> None:
+    """Print the JSON Schema of a config, for editors; or, with --yaml, all of its keys for people."""
     import json
 
     from cnnjob.config import kinds
 
-    document = kinds.kind(kind.value).model.model_json_schema()
-    typer.echo(json.dumps(document, indent=1))
+    model = kinds.kind(kind.value).model
+    if as_yaml:
+        from cnnjob.config.template import template
+
+        typer.echo(template(model), nl=False)
+    else:
+        typer.echo(json.dumps(model.model_json_schema(), indent=1))
 
 
 def main() -> None:
@@ -287,13 +310,6 @@ def _module(kind: JobKind) -> Any:
             from pipelines import nightly
 
             return nightly
-
-
-def _date(text: str | None) -> dt.date:
-    try:
-        return dt.date.fromisoformat(text) if text else dt.datetime.now().astimezone().date()
-    except ValueError as error:
-        raise UserError(f"--date {text!r} is no date; it should be YYYY-MM-DD, such as 2026-01-31") from error
 
 
 def _shape(text: str) -> tuple[int, int, int]:

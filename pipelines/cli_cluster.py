@@ -12,6 +12,7 @@ from pipelines.command import (
     Conf,
     Date,
     Debug,
+    JobId,
     JobKind,
     Json,
     Sets,
@@ -94,7 +95,13 @@ def list_jobs(
 
 
 @app.command()
-def logs(job_id: str, address: Address = DEFAULT_ADDRESS, state: State = DEFAULT_STATE, debug: Debug = False) -> None:
+def logs(
+    job_id: JobId,
+    address: Address = DEFAULT_ADDRESS,
+    state: State = DEFAULT_STATE,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
     """Show the log of a submitted job."""
 
     def job(console: Console) -> object:
@@ -102,12 +109,12 @@ def logs(job_id: str, address: Address = DEFAULT_ADDRESS, state: State = DEFAULT
 
         return jobs.logs(job_id, address, state, console)
 
-    run_command(job, as_json=False, debug=debug)
+    run_command(job, as_json=json, debug=debug)
 
 
 @app.command()
 def stop(
-    job_id: str,
+    job_id: JobId,
     address: Address = DEFAULT_ADDRESS,
     state: State = DEFAULT_STATE,
     json: Json = False,

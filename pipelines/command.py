@@ -15,16 +15,33 @@ from cnnjob.errors import CnnjobError, JobError
 from pipelines.console import Console, guarded_stdout
 
 Conf = Annotated[Path, typer.Argument(metavar="CONF", help="The YAML file of the job.", show_default=False)]
-Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key; repeatable.")]
+Sets = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the conf; repeatable.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one result object; all else goes to standard error.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Date = Annotated[
-    str | None, typer.Option("--date", metavar="YYYY-MM-DD", help="The date that is scored; or today, yesterday.")
+    str | None,
+    typer.Option(
+        "--date", metavar="YYYY-MM-DD", help="The date to score, or today or yesterday in the conf's timezone."
+    ),
 ]
-First = Annotated[str | None, typer.Option("--from", metavar="YYYY-MM-DD", help="Score what is missing from this date")]
-Last = Annotated[str | None, typer.Option("--to", metavar="YYYY-MM-DD", help="on, to this one.")]
-Tracking = Annotated[str, typer.Option("--tracking", envvar="MLFLOW_TRACKING_URI", help="Folder or MLflow URI.")]
+First = Annotated[
+    str | None,
+    typer.Option(
+        "--from", metavar="YYYY-MM-DD", help="First date of a range whose missing dates are scored; with --to."
+    ),
+]
+Last = Annotated[
+    str | None, typer.Option("--to", metavar="YYYY-MM-DD", help="Last date of the range, included; with --from.")
+]
+Tracking = Annotated[
+    str, typer.Option("--tracking", help="Where MLflow is: a folder or a URI, as tracking.uri of the train conf.")
+]
 Address = Annotated[str, typer.Option("--address", help="URL of the cluster's dashboard and jobs API.")]
+JobId = Annotated[
+    str, typer.Argument(metavar="JOB", help="The job's id, as `cnnjob jobs` lists it.", show_default=False)
+]
 State = Annotated[str, typer.Option("--state", help="Folder with the token of the local head.")]
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"

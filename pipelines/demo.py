@@ -58,12 +58,12 @@ class DemoResult:
     ui_command: str
 
 
-def run(folder: Path, date: dt.date, console: Console, sets: Sequence[str] = ()) -> DemoResult:
+def run(folder: Path, date: dt.date | str | None, console: Console, sets: Sequence[str] = ()) -> DemoResult:
     """Run the line with everything it writes below ``folder``.
 
     Args:
         folder: Created where it does not exist.
-        date: The date that is scored.
+        date: The date that is scored, as in a score config; by default today.
         console: Where progress goes.
         sets: Overrides that name their job first, such as ``train.num_epochs=3``.
     """
@@ -82,8 +82,11 @@ def run(folder: Path, date: dt.date, console: Console, sets: Sequence[str] = ())
     )
     places = [f"dataset={at['dataset']}", f"storage={at['runs']}", f"tracking.uri={at['tracking']}"]
     train_config: TrainConfig = kinds.load("train", shipped("train/digits.yaml"), [*places, *_of("train", sets)])
-    places = [f"input.uri={at['dataset']}", f"output={at['scores']}", f"tracking.uri={at['tracking']}", f"date={date}"]
-    score_config: ScoreConfig = kinds.load("score", shipped("score/digits.yaml"), [*places, *_of("score", sets)])
+    places = [f"input.uri={at['dataset']}", f"output={at['scores']}", f"tracking.uri={at['tracking']}", "date=today"]
+    asked = [f"date={date}"] if date else []
+    score_config: ScoreConfig = kinds.load(
+        "score", shipped("score/digits.yaml"), [*places, *_of("score", sets), *asked]
+    )
 
     with shared_session():
         prepared = prepare.run(prepare_config, console)

@@ -34,6 +34,7 @@ from cnnjob.tracking.server import connect
 from pipelines.clock import Pace
 from pipelines.console import Console
 from pipelines.score_checks import (
+    check_apart,
     check_fit,
     check_one_disk,
     check_refused,
@@ -133,7 +134,9 @@ def score_date(config: ScoreConfig, date: dt.date, resolved: Resolved, console: 
     if before is not None and is_whole and config.mode == "skip":
         return _result(config, before, published=False, seconds=time.perf_counter() - began)
     model = _scoring_model(resolved)
-    given = open_input(config, for_date(config.input.uri, date), _form(config, resolved))
+    source = for_date(config.input.uri, date)
+    check_apart(config, source)
+    given = open_input(config, source, _form(config, resolved))
     check_fit(config, given, resolved)
     plan = given.plan(config, model)
     if before is not None and is_whole and before.plan_digest == plan.digest:

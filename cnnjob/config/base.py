@@ -5,9 +5,12 @@ A config is frozen, refuses unknown keys, and documents each field in the string
 """
 
 import os
+import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated, TypeVar
+from urllib.parse import unquote, urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -62,21 +65,79 @@ def rule(*keys: str) -> Callable[[_C], _C]:
     return mark
 
 
+PASSWORD_OF_A_QUERY = re.compile(r"([?&]passw(?:or)?d=)[^&\s]*")
+"""As drivers of databases take it: `postgresql://db/mlflow?password=...`."""
+
+
 @rule("tracking.uri")
 def tracking_has_no_password(uri: str) -> Iterator[str]:
     """A config is stored beside every output and in every model, where a password would be read."""
-    if ":" in uri.partition("://")[2].rpartition("@")[0]:
+    if ":" in uri.partition("://")[2].rpartition("@")[0] or ("://" in uri and PASSWORD_OF_A_QUERY.search(uri)):
         yield (
             "has a password in it, and configs are stored beside every output. Leave it out; a server's is read from "
             "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, a database's from where its driver looks"
         )
 
 
+def no_passwords(*keys: str) -> tuple[Check, ...]:
+    """A rule for each of the keys: places may name a user, and no password."""
+
+    def check(uri: str | None) -> Iterator[str]:
+        hosts = [link.partition("://")[2].partition("/")[0] for link in (uri or "").split("::")]
+        if any(":" in host.rpartition("@")[0] for host in hosts):
+            yield (
+                "has a password in it, and configs are stored beside every output. Leave it out; S3's keys are read "
+                "from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, others from FSSPEC_FTP_PASSWORD and the like"
+            )
+
+    return tuple(rule(key)(partial(check)) for key in keys)
+
+
+TRACKING_SERVERS = ("http", "https", "databricks")
+TRACKING_DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+"""What MLflow opens beside a folder; a database may have its driver with it, as in `mysql+pymysql`."""
+
+
+@rule("tracking.uri")
+def tracking_can_be_opened(uri: str) -> Iterator[str]:
+    """A folder, or an address that MLflow opens. The whole address is not shown: there may be a password in it."""
+    scheme, separator, rest = uri.partition("://")
+    kind = scheme.partition("+")[0]
+    if not separator:
+        if "?" in uri or unquote(uri) != uri:
+            yield f"{uri!r} has ? or %.. in it, which mean something else in the address of a SQLite file; rename it"
+    elif scheme == "file":
+        yield (
+            "MLflow does not open its folders of plain files (file://) any more. Give a folder's path alone, and a "
+            "SQLite file is kept in it; `mlflow migrate-filestore` brings over what there is"
+        )
+    elif kind == "sqlite" and (not rest.startswith("/") or rest in ("/", "/:memory:")):
+        yield "a SQLite file is named after three slashes, as in sqlite:////data/mlflow.db"
+    elif scheme in ("http", "https") and not _has_host(uri):
+        yield "this is no address of a server; it should be like http://mlflow.example.org:5000"
+    elif scheme not in TRACKING_SERVERS and kind not in TRACKING_DATABASES:
+        known = ", ".join(f"{each}://" for each in (*TRACKING_SERVERS, *TRACKING_DATABASES))
+        yield f"{scheme}:// is not known to MLflow; it should be a folder, or one of {known}"
+
+
+def _has_host(uri: str) -> bool:
+    try:
+        parts = urlsplit(uri)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:  # such as a port above 65535
+        return False
+
+
+TRACKING_RULES = (tracking_has_no_password, tracking_can_be_opened)
+
+
 class TrackingConfig(Config):
     """Where MLflow keeps runs and models."""
 
     uri: Uri = Field(default="tracking", validate_default=True)
-    """A folder (one SQLite file and the artifacts inside it), or the URI of an MLflow server."""
+    """A folder (one SQLite file and the artifacts inside it), or the URI of an MLflow server (`http`, `https`,
+    `databricks`) or of its database (`sqlite`, `postgresql`, `mysql`, `mssql`). MLFLOW_TRACKING_URI is not read: the
+    same config means the same place in every shell and on every node."""
 
     experiment: str = Field(default="cnnjob", min_length=1, max_length=250)
-    """Name of the MLflow experiment that runs are compared in."""
+    """Name of the MLflow experiment that training runs are in. Scoring makes no run: only `train` takes this key."""

@@ -78,7 +78,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         values = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
     except _UNREADABLE as error:
-        raise ConfigError(where, [Mistake("file", f"is not readable YAML: {_one_line(error)}")]) from error
+        raise ConfigError(where, [Mistake("file", f"is not readable YAML: {_told(error)}")]) from error
     if values is None:
         return {}
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
@@ -142,7 +142,7 @@ def _apply(values: Mapping[str, Any], overrides: Sequence[str]) -> tuple[dict[st
         try:
             value = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
         except _UNREADABLE as error:
-            mistakes.append(Mistake(f"--set {key}", f"{text!r} is not readable YAML: {_one_line(error)}"))
+            mistakes.append(Mistake(f"--set {key}", f"{text!r} is not readable YAML: {_told(error)}"))
             continue
         *parents, last = key.split(".")
         at: dict[str, Any] = merged
@@ -227,6 +227,21 @@ def _lenient(model: type[BaseModel], raw: Any, wanted: set[str], prefix: str = "
             below = given[name] if name in given else default.model_dump() if isinstance(default, BaseModel) else None
             if below is not None:
                 yield from _lenient(inner, below, wanted, f"{key}.")
+
+
+def _told(error: Exception) -> str:
+    """What is wrong with a text, and in which line; PyYAML's own message also has a name that it gives to the text."""
+    if isinstance(error, KeyError | TypeError | AttributeError):
+        return "a value does not fit the tag (!!...) that stands before it"
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return _one_line(re.sub(r'in "<(byte|unicode) string>",', "at", str(error)))
+    at, since = _place(error.problem_mark), _place(error.context_mark)
+    context = f" ({error.context}{f' from {since}' if since and since != at else ''})" if error.context else ""
+    return f"{_one_line(error.problem)}{f' at {at}' if at else ''}{context}"
+
+
+def _place(mark: yaml.Mark | None) -> str:
+    return f"line {mark.line + 1}, column {mark.column + 1}" if mark else ""
 
 
 def _one_line(text: object) -> str:

@@ -7,18 +7,23 @@ from cnnjob.config.score import ScoreConfig
 
 
 class DriftConfig(Config):
-    """How far a date may be from the data the model was trained on."""
+    """How far a date may be from the data that the model was trained on.
+
+    Beyond a bound the scores are published all the same, and the command ends with exit code 1.
+    """
 
     max_psi_predictions: float = Field(default=0.25, gt=0)
-    """Population stability index of the predicted classes against the training classes. By custom: below 0.1
-    stable, above 0.25 shifted."""
+    """Largest population stability index (PSI) of the date's predicted classes against the classes of the training
+    split. As a rule of thumb, below 0.1 is stable, and above 0.25 the data have shifted."""
 
     max_psi_pixels: float = Field(default=0.25, gt=0)
-    """The same index of the pixel values, the largest over the channels."""
+    """Largest PSI of the date's pixel values against those of the training split, in any of the channels."""
 
 
 class NightlyConfig(Config):
-    """A night: score a date, then compare it with the training data."""
+    """A night's job: score a date, then compare it with the training data."""
 
     score: ScoreConfig
+    """What is scored, and with which model: the keys of a score config."""
+
     drift: DriftConfig = Field(default_factory=DriftConfig)

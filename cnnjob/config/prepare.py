@@ -5,7 +5,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
-from cnnjob.config.base import Config, Uri, rule
+from cnnjob.config.base import Check, Config, Uri, no_passwords, rule
 
 Level = Annotated[int, Field(ge=0, le=255)]
 Format = Literal["png", "jpeg", "gif", "webp", "bmp", "tiff"]
@@ -15,40 +15,45 @@ class ColumnsConfig(Config):
     """The columns of a manifest: a CSV or Parquet table with a row for each image."""
 
     id: str | None = Field(default=None, min_length=1)
-    """Unique name of a row; by default the column `id` where there is one, else the URI."""
+    """Column with each row's unique name. Default: the column `id` where there is one, else the image's URI."""
 
     uri: str | None = Field(default=None, min_length=1)
-    """Path or URI of the image, a relative one below the manifest's folder; by default the column `uri`."""
+    """Column with the path or URI of each image; a relative path starts at the folder that the table lies in or, where
+    the table is a folder of Parquet files, at that folder. Default: `uri`."""
 
     image: str | None = Field(default=None, min_length=1)
-    """The encoded image itself, as bytes (Parquet only); instead of `uri`."""
+    """Column with the encoded image files themselves, as bytes (Parquet only); instead of `uri`."""
 
     label: str = Field(default="label", min_length=1)
-    """Class name, or its number from 0 on."""
+    """Column with each row's class: its name, or its number from 0 on."""
 
     split: str | None = Field(default=None, min_length=1)
-    """`train`, `val` or `test`, for the split method `given`; by default the column `split`."""
+    """Column with each row's split, `train`, `val` or `test`; only read where `split.method` is `given`. Default:
+    `split`."""
 
     keys: tuple[Annotated[str, Field(min_length=1)], ...] = Field(default=(), strict=False)
-    """Columns that are carried along with their types, such as a customer's number."""
+    """Further columns that are copied into the data set with their types, such as a customer's number."""
 
 
 class SourceConfig(Config):
     """Where the images come from."""
 
     kind: Literal["digits", "idx", "cifar", "folder", "manifest"]
-    """`digits`: scikit-learn's 1,797 handwritten digits, 8x8, inside the installed package. `idx`: MNIST's files,
-    raw or .gz. `cifar`: CIFAR-10 or -100 in the binary version, a folder or .tar.gz. `folder`: a folder for each
-    class. `manifest`: a CSV or Parquet table."""
+    """`digits`: scikit-learn's 1,797 handwritten digits, 8x8, which come with the package. `idx`: MNIST's files,
+    raw or .gz. `cifar`: CIFAR-10 or -100 in the binary version, a folder or .tar.gz. `folder`: a folder with a
+    sub-folder for each class, CLASS/.../FILE; where `split.method` is `given`, SPLIT/CLASS/.../FILE, and the first
+    level is called train or training, val, valid or validation, and test. `manifest`: a CSV or Parquet table with a
+    row for each image."""
 
     uri: Uri | None = None
-    """Path or URI of the source; `digits` has none."""
+    """Path or URI of the folder, archive or table; needed for every kind but `digits`, which has none."""
 
     class_names: tuple[Annotated[str, Field(min_length=1)], ...] | None = Field(default=None, strict=False)
-    """Class names in the order of the labels; by default as the source has them."""
+    """Class names, the name of label 0 first; for `manifest`, `idx` and `cifar`. Default: the label column's words in
+    sorted order, CIFAR's file of names, else the labels' numbers. A folder's classes are its sub-folders, sorted."""
 
     labels: Literal["fine", "coarse"] = "fine"
-    """Which labels of CIFAR-100."""
+    """Which labels of CIFAR-100: its 100 classes (`fine`) or their 20 groups (`coarse`)."""
 
     columns: ColumnsConfig = Field(default_factory=ColumnsConfig)
 
@@ -57,27 +62,28 @@ class ImageConfig(Config):
     """The canonical form: every image becomes uint8, channels x height x width."""
 
     color: Literal["rgb", "gray"] = "rgb"
-    """3 channels or 1. Gray sources are repeated over the 3."""
+    """`rgb`: 3 channels, where a gray image has the same values in all three. `gray`: 1 channel."""
 
     height: int = Field(default=32, ge=1, le=4096)
-    """Pixels."""
+    """Height of the prepared images, in pixels."""
 
     width: int = Field(default=32, ge=1, le=4096)
-    """Pixels."""
+    """Width of the prepared images, in pixels."""
 
     resize: Literal["exact", "pad", "fit_pad", "center_crop", "stretch"] = "exact"
-    """What happens to other sizes. `exact`: refused. `pad`: never scaled, larger ones refused. `fit_pad`: scaled
-    to fit, then padded. `center_crop`: scaled to cover, then cut. `stretch`: scaled to the size."""
+    """What happens to images of another size. `exact`: they are refused. `pad`: smaller ones get a black border, larger
+    ones are refused. `fit_pad`: scaled until they fit, then given a black border. `center_crop`: scaled until they
+    cover height and width, then cut. `stretch`: scaled to height and width, whatever their shape."""
 
     filter: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
     """Resampling filter where `resize` scales."""
 
     background: tuple[Level, Level, Level] = Field(default=(0, 0, 0), strict=False)
-    """Red, green and blue, 0 to 255, that shine through where an image is transparent."""
+    """Red, green and blue, 0 to 255, of what transparent images are laid on."""
 
     storage: Literal["packed", "encoded"] = "packed"
-    """`packed`: decoded once, uint8. `encoded`: the original bytes, checked by decoding, and decoded again where they
-    are read; for large pictures."""
+    """`packed`: images are decoded once and stored as uint8 pixels. `encoded`: the original files are stored, once it
+    is sure that they can be decoded, and are decoded again whenever they are read; for large pictures."""
 
     @property
     def channels(self) -> int:
@@ -89,22 +95,25 @@ class SplitConfig(Config):
     """How rows are divided into train, val and test."""
 
     method: Literal["given", "hash", "stratified"] = "hash"
-    """`hash`: a row's split follows from its id and the seed alone, so it keeps its split when data grows; class shares
-    hold approximately. `stratified`: the shares hold exactly in each class, for data that will not grow. `given`: as
-    the source says; where it has no validation or no test rows at all, their share is taken by hash from its others."""
+    """`hash`: a row's split follows from its id and the seed alone, so it stays when the data grow; the shares hold
+    approximately. `stratified`: the shares hold exactly in each class; rows may change their split when the data grow.
+    `given`: as the source says; where it has no validation rows, or no test rows, see `val` and `test`."""
 
     val: float = Field(default=0.1, ge=0, lt=1)
-    """Share of the rows for validation."""
+    """Share of the rows for validation. With `given`: only where the source has no validation rows; then this share of
+    its training rows is taken, by hash. 0: none are."""
 
     test: float = Field(default=0.1, ge=0, lt=1)
-    """Share of the rows for the test."""
+    """Share of the rows for the test. With `given`: only where the source has no test rows; then this share of its
+    training rows is taken, by hash. 0: none are."""
 
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Seed of the split and of the order of rows in the shards."""
 
     duplicates: Literal["keep", "drop"] = "keep"
-    """Where the same picture (by its decoded pixels) is in two splits: keep it in both and say so, or drop it from
-    the evaluation split as `duplicate_image`."""
+    """What happens where the same picture, pixel by pixel, is in two splits. `keep`: it stays in both, and is counted.
+    `drop`: it stays in one (training before test before validation); in the other it is refused as
+    `duplicate_image`."""
 
 
 class LimitsConfig(Config):
@@ -114,11 +123,11 @@ class LimitsConfig(Config):
     """Largest encoded image, in bytes."""
 
     max_pixels: int = Field(default=16_777_216, ge=1, le=1 << 28)
-    """Largest decoded image, in pixels (width x height). Decoding takes up to 12 bytes for each, and a few times the
-    bytes of the file: with the defaults at most 256 MB."""
+    """Largest decoded image, in pixels (width x height). To decode one takes up to 12 bytes of memory for each pixel,
+    and a few times the size of the file: with the defaults at most 256 MB."""
 
     formats: tuple[Format, ...] = Field(default=get_args(Format), min_length=1, strict=False)
-    """Formats that are decoded."""
+    """Formats that are decoded; a file of another one is refused. Told by a file's first bytes, not by its name."""
 
     max_refused_share: float = Field(default=0.01, ge=0, le=1)
     """Largest share of the rows that may be refused before the job fails and publishes nothing."""
@@ -128,7 +137,7 @@ class ShardsConfig(Config):
     """The files of the prepared data set."""
 
     target_bytes: int = Field(default=64_000_000, ge=1)
-    """Size of a shard before compression, in bytes; it sets the number of rows."""
+    """Size that a shard should have before compression, in bytes; the number of its rows follows from it."""
 
     rows_per_group: int = Field(default=2048, ge=1, le=1_000_000)
     """Rows in a Parquet row group: the smallest piece that is read."""
@@ -161,7 +170,7 @@ def shares_leave_training_rows(val: float, test: float) -> Iterator[str]:
 def output_can_be_published(output: str) -> Iterator[str]:
     """A data set is put in place at once, which takes a disk's rename or an object store's whole objects."""
     if "://" in output and not output.startswith(("s3://", "file://")):
-        yield f"{output!r} cannot be written to; it should be a local path or s3://BUCKET/FOLDER"
+        yield f"{output.partition(':')[0]}:// cannot be written to; it should be a local path or s3://BUCKET/FOLDER"
 
 
 @rule("source.uri", "source.kind")
@@ -213,7 +222,8 @@ def encoded_sources_have_bytes(storage: str, kind: str) -> Iterator[str]:
         yield f"the kind {kind} has no encoded images to keep; use packed"
 
 
-RULES = (
+RULES: tuple[Check, ...] = (
+    *no_passwords("source.uri", "output"),
     output_can_be_published,
     shares_leave_training_rows,
     source_has_its_uri,

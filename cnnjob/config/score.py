@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from cnnjob.config.base import Config, TrackingConfig, Uri, rule, tracking_has_no_password
+from cnnjob.config.base import TRACKING_RULES, Check, Config, TrackingConfig, Uri, no_passwords, rule
 from cnnjob.config.prepare import Level, LimitsConfig
 
 OWN_COLUMNS = ("id", "prediction", "confidence", "probabilities", "model_name", "model_version", "scored_at", "date")
@@ -17,16 +17,17 @@ class InputColumnsConfig(Config):
     """The columns of a manifest: a CSV or Parquet table with a row for each image."""
 
     id: str | None = Field(default=None, min_length=1)
-    """Unique name of a row; by default the column `id` where there is one, else the URI."""
+    """Column with each row's unique name. Default: the column `id` where there is one, else the image's URI."""
 
     uri: str | None = Field(default=None, min_length=1)
-    """Path or URI of the image, a relative one below the manifest's folder; by default the column `uri`."""
+    """Column with the path or URI of each image; a relative path starts at the folder that the table lies in or, where
+    the table is a folder of Parquet files, at that folder. Default: `uri`."""
 
     image: str | None = Field(default=None, min_length=1)
-    """The encoded image itself, as bytes (Parquet only); instead of `uri`."""
+    """Column with the encoded image files themselves, as bytes (Parquet only); instead of `uri`."""
 
     keys: tuple[Annotated[str, Field(min_length=1)], ...] = Field(default=(), strict=False)
-    """Columns that are carried into the table with their types, such as a customer's number."""
+    """Further columns that are copied into the table of scores with their types, such as a customer's number."""
 
 
 class InputConfig(Config):
@@ -40,13 +41,16 @@ class InputConfig(Config):
     """Path or URI of the input; `{date}` in it stands for the date that is scored, as YYYY-MM-DD."""
 
     split: Literal["train", "val", "test", "all"] | None = None
-    """Which split of a prepared data set; `all` takes the three."""
+    """Which split of a prepared data set; `all`: all three. Needed for the kind `dataset`, and only there."""
 
     columns: InputColumnsConfig = Field(default_factory=InputColumnsConfig)
 
 
 class ScoreImageConfig(Config):
-    """How raw images are brought to the model's form: by default as its data set was prepared."""
+    """How images of a folder or manifest are brought to the form that the model takes.
+
+    A key that is not set is as it was when the model's data set was prepared.
+    """
 
     resize: Literal["exact", "pad", "fit_pad", "center_crop", "stretch"] | None = None
     """What happens to other sizes; see `image.resize` of prepare."""
@@ -55,40 +59,42 @@ class ScoreImageConfig(Config):
     """Resampling filter where `resize` scales."""
 
     background: tuple[Level, Level, Level] | None = Field(default=None, strict=False)
-    """Red, green and blue, 0 to 255, that shine through where an image is transparent."""
+    """Red, green and blue, 0 to 255, of what transparent images are laid on."""
 
 
 class UnitsConfig(Config):
-    """The work units: what one call reads, scores and writes."""
+    """The units of work: the rows that one process reads, scores and writes in one go."""
 
     target_rows: int | None = Field(default=None, ge=1)
-    """Rows in a unit, at most; towards the end of a job they have fewer, down to 2,048, so that all processes end
-    together. By default as many packed images as a core scores in a second or two, 16,384 to 65,536, or 65,536 on a
-    GPU; 16,384 that are decoded."""
+    """Most rows in a unit. Default on CPUs: 16,384, and for the packed images of a data set up to 65,536, about as
+    many as one core scores in a second or two; on GPUs 65,536. Towards the end of a job units get smaller, down to
+    2,048 rows, so that all processes end together."""
 
     target_bytes: int = Field(default=256_000_000, ge=1)
-    """Encoded bytes in a unit, at most, where sizes are known; a larger image is a unit of its own."""
+    """Most bytes of image files in a unit, where their sizes are known; a larger image is a unit of its own. On GPUs
+    it also bounds the decoded pixels of a unit."""
 
 
 class EngineConfig(Config):
-    """The arithmetic."""
+    """How the model is run: processes, threads, batches, GPUs."""
 
     num_processes: int | None = Field(default=None, ge=1, le=4096)
-    """Scoring processes, never more; by default as many as the CPUs allow, also those of a cluster that grows, or as
-    there are GPUs when the job starts."""
+    """Upper limit on scoring processes. Default: one for every `threads_per_process` CPUs, growing with the cluster;
+    with GPUs, one for each GPU present at the start."""
 
     threads_per_process: int = Field(default=1, ge=1, le=256)
-    """Threads of ONNX Runtime in each process; each reserves as many CPUs."""
+    """Threads of ONNX Runtime in each process, and CPUs that Ray reserves for it."""
 
     batch_size_per_process: int | None = Field(default=None, ge=1, le=65_536)
-    """Images in one call of the net; by default as many as keep its largest map within 1 MiB, a core's own cache, 4
-    to 64, or as a GPU's memory bears."""
+    """Images in one call of the model. Default on CPUs: the largest power of two, from 4 to 64, with which the largest
+    activation of the model stays within 1 MiB, which a core's cache holds; on GPUs: as many as fit its memory, up to
+    4,096."""
 
     use_gpu: bool = False
-    """A GPU for each process. Images that have to be decoded are, by all CPUs beside the processes."""
+    """Score on GPUs, one for each process. Images that have to be decoded are decoded on the CPUs that are left."""
 
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Arithmetic of convolutions and products, on GPUs; probabilities are float32. On CPUs it is fp32."""
+    """Arithmetic of convolutions and matrix products; `bf16` needs `use_gpu`. Probabilities are float32 either way."""
 
 
 class ScoreConfig(Config):
@@ -99,21 +105,22 @@ class ScoreConfig(Config):
     """`models:/NAME@ALIAS` or `models:/NAME/VERSION` in the MLflow registry."""
 
     output: Uri
-    """Root of the table. Only committed parts lie below it, as `date=YYYY-MM-DD/NAME.parquet`; manifests,
-    receipts and quarantine lie in `OUTPUT.meta`."""
+    """Root folder of the table. Only published files lie below it, as `date=YYYY-MM-DD/NAME.parquet`; manifests,
+    receipts, the quarantine of refused rows and unfinished work lie beside it, in `OUTPUT.meta`."""
 
     date: Annotated[dt.date, Field(strict=False)] | Literal["today", "yesterday"] | None = None
-    """The date that is scored, YYYY-MM-DD, usually given on the command line; or `today` or `yesterday` in `timezone`,
-    as the clock has it when the job starts."""
+    """The date that is scored: YYYY-MM-DD, `today` or `yesterday`; usually given on the command line (`--date`). Today
+    is the day in `timezone` when the job starts."""
 
     timezone: str = "UTC"
-    """IANA name of the time zone whose days the dates are, such as `Europe/Berlin`."""
+    """Time zone in which `today` and `yesterday` are meant, as an IANA name such as `Europe/Berlin`."""
 
     mode: Literal["error", "skip", "replace"] = "replace"
-    """Where the date has scores from other inputs or another model: fail, leave them, or replace them."""
+    """What happens where the date has scores already, from other inputs or another model. `error`: the job fails.
+    `skip`: they stay. `replace`: they are replaced once the new ones are complete."""
 
     probabilities: Literal["list", "columns"] = "list"
-    """One fixed-size list, or one column `p_CLASS` for each class."""
+    """`list`: one column with a fixed-size list. `columns`: one column `p_CLASS` for each class."""
 
     image: ScoreImageConfig = Field(default_factory=ScoreImageConfig)
     limits: LimitsConfig = Field(default_factory=LimitsConfig)
@@ -121,7 +128,8 @@ class ScoreConfig(Config):
     engine: EngineConfig = Field(default_factory=EngineConfig)
 
     history: int = Field(default=10, ge=1, le=10_000)
-    """Versions of a date whose manifest, quarantine and receipts are kept, with the one that is published."""
+    """How many versions of a date keep their manifest, quarantine and receipts, the published one included. The scores
+    themselves are kept of the published version alone."""
 
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)
 
@@ -148,11 +156,24 @@ def columns_belong_to_a_manifest(columns: InputColumnsConfig, kind: str) -> Iter
             yield f"{key!r} in keys is taken: keys are further columns, each named once, without a leading _ or p_"
 
 
-@rule("image", "input.kind")
-def packed_images_have_their_form(image: ScoreImageConfig, kind: str) -> Iterator[str]:
-    """A prepared data set's images are in their form already."""
-    if kind == "dataset" and image != ScoreImageConfig():
-        yield "the images of a prepared data set are in their form already; leave image out"
+def _for_raw_images(key: str, section: type[Config]) -> Check:
+    """The rule that ``key`` is for raw images: those of a prepared data set were checked and brought to their form."""
+    name = key.rpartition(".")[2]
+
+    @rule(key, "input.kind")
+    def for_raw_images(value: object, kind: str) -> Iterator[str]:
+        default = section.model_fields[name].get_default(call_default_factory=True)
+        if kind == "dataset" and value != default:
+            yield "the images of a prepared data set were checked and brought to their form already; leave it out"
+
+    return for_raw_images
+
+
+@rule("tracking.experiment")
+def scoring_has_no_experiment(experiment: str) -> Iterator[str]:
+    """Scoring reads a model from the registry; it makes no run that an experiment could hold."""
+    if experiment != TrackingConfig.model_fields["experiment"].default:
+        yield f"scoring makes no MLflow run, so {experiment!r} would do nothing; leave it out"
 
 
 @rule("output")
@@ -180,12 +201,17 @@ def bf16_on_gpus(precision: str, use_gpu: bool) -> Iterator[str]:  # noqa: FBT00
         yield "scoring in bf16 is for GPUs; leave it out, or set engine.use_gpu: true"
 
 
-RULES = (
+RULES: tuple[Check, ...] = (
     bf16_on_gpus,
     split_belongs_to_dataset,
     columns_belong_to_a_manifest,
-    packed_images_have_their_form,
+    _for_raw_images("image", ScoreConfig),
+    _for_raw_images("limits.max_bytes", LimitsConfig),
+    _for_raw_images("limits.max_pixels", LimitsConfig),
+    _for_raw_images("limits.formats", LimitsConfig),
+    scoring_has_no_experiment,
     output_can_be_committed,
     timezone_is_known,
-    tracking_has_no_password,
+    *TRACKING_RULES,
+    *no_passwords("input.uri", "output"),
 )

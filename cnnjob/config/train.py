@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from cnnjob.config.base import Config, Name, TrackingConfig, Uri, rule, tracking_has_no_password
+from cnnjob.config.base import TRACKING_RULES, Check, Config, Name, TrackingConfig, Uri, no_passwords, rule
 
 
 class BlockConfig(Config):
@@ -37,11 +37,11 @@ class NetConfig(Config):
     """Widths of the hidden linear layers, first to last."""
 
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Share of each hidden layer's outputs that is dropped in training."""
+    """Share of each hidden layer's outputs that is set to 0 in training, at random."""
 
     flatten_features: int | None = Field(default=None, ge=1)
-    """Length of the vector between the last maps and the first linear layer, to have yours checked; by default
-    computed."""
+    """Length of the vector that the first linear layer takes. It is computed; a number given here is only compared
+    with it, and refused where it differs."""
 
 
 class ModelConfig(Config):
@@ -54,45 +54,49 @@ class ModelConfig(Config):
     made for 64x64."""
 
     spec: NetConfig | None = None
-    """A net of your own, instead of a preset."""
+    """A net of your own, layer by layer; instead of `preset`."""
 
 
 class OptimizerConfig(Config):
-    """How weights move."""
+    """The optimizer and its learning rate."""
 
     name: Literal["adamw", "sgd"] = "adamw"
     """`adamw`, or `sgd` with Nesterov momentum 0.9."""
 
     learning_rate: float = Field(default=3e-3, gt=0, le=10)
-    """Peak learning rate, for the global batch."""
+    """Peak learning rate, for a step of `global_batch_size` images."""
 
     weight_decay: float = Field(default=0.01, ge=0, le=1)
     """Decoupled weight decay (`adamw`) or L2 penalty (`sgd`)."""
 
     schedule: Literal["constant", "cosine", "one_cycle"] = "one_cycle"
-    """The learning rate over the run's steps."""
+    """The learning rate over the run's steps. `constant`: the peak to the end. `cosine`: from the peak down to 0 at the
+    last step, along half a cosine. `one_cycle`: along half cosines from 1/25 of the peak up to it, then down to
+    1/250,000 of it at the last step. Only `one_cycle` has a warm-up by default, see `warmup_share`."""
 
     warmup_share: float | None = Field(default=None, ge=0, le=1)
-    """Share of the run's steps in which the rate rises; by default 0.3 for `one_cycle`, and 0 for the others."""
+    """Warm-up: share of the run's steps in which the learning rate rises to its peak. Default: 0.3 for `one_cycle`, 0
+    for the others, whose rate rises in a straight line."""
 
     gradient_clip: float | None = Field(default=None, gt=0)
-    """Largest norm of the whole gradient of a step; a larger one is scaled down to it."""
+    """Largest norm of a step's gradient over all weights; a larger one is scaled down to it. Default: no limit."""
 
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
-    """Decay of the moving average of the weights, a step; the average is then what is evaluated and registered."""
+    """Decay for each step of an exponential moving average (EMA) of the weights, such as 0.999; the averaged weights
+    are then what is evaluated and registered. Default: no average."""
 
 
 class AugmentConfig(Config):
-    """Random changes of the training pictures, on uint8, each picture by itself."""
+    """Random changes of the training pictures, drawn anew for each picture in each epoch."""
 
     flip: bool = False
     """Mirror half of the pictures, left to right."""
 
     shift: int = Field(default=0, ge=0, le=64)
-    """Largest shift in each direction, in pixels; black moves in."""
+    """Largest shift up, down, left and right, in pixels; what becomes free is black."""
 
     cutout: int = Field(default=0, ge=0, le=512)
-    """Side of a square that is made black, in pixels; 0: none."""
+    """Side of a square at a random place that is made black, in pixels; 0: none."""
 
 
 class TrainConfig(Config):
@@ -102,7 +106,10 @@ class TrainConfig(Config):
     """Folder of a prepared data set."""
 
     name: Name
-    """The run's name. It is the run's identity: the same name goes on where the run stopped."""
+    """The run's name, and its identity: under the same name a run that stopped goes on, and a finished one is not
+    trained again. Only these keys may differ then: `storage`, `tracking`, `cpus_per_worker`,
+    `cache_bytes_per_worker`, `data_cpus`, `max_failures`, `grace_s`, `register_as`; any other changed key is refused,
+    so more epochs need a new name."""
 
     model: ModelConfig = Field(default_factory=lambda: ModelConfig(preset="default"))
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
@@ -114,7 +121,7 @@ class TrainConfig(Config):
     """Images in one optimizer step, over all workers. The last step of an epoch takes what is left."""
 
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    """Share of each training label that is spread evenly over all classes."""
+    """Share of each training label that is spread evenly over all classes; 0: none."""
 
     class_weights: Literal["none", "balanced"] = "none"
     """`balanced`: a row of a rare class weighs more in training, in inverse proportion to its class's share."""
@@ -122,47 +129,51 @@ class TrainConfig(Config):
     augment: AugmentConfig = Field(default_factory=AugmentConfig)
 
     early_stopping_epochs: int | None = Field(default=None, ge=1)
-    """End the training after so many epochs without a better one; by default all are run."""
+    """End the training after this many epochs in a row that were no better than the best one: better is a higher
+    validation accuracy, or the same accuracy with a lower loss. Default: all epochs are run."""
 
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Arithmetic of the forward and backward pass; weights and sums stay in float32."""
+    """Arithmetic of the forward and backward pass; weights, optimizer and metrics are float32 either way."""
 
     seed: int = Field(default=0, ge=0, lt=2**63)
-    """Seed of the weights and of the order of rows."""
+    """Seed of the initial weights, the order of rows, augmentation and dropout."""
 
     num_workers: int = Field(default=2, ge=1, le=4096)
     """Data-parallel (DDP) worker processes."""
 
     cpus_per_worker: float = Field(default=1, gt=0, le=1024)
-    """CPUs that each worker reserves; it runs as many threads, at least one."""
+    """CPUs that each worker reserves in Ray, and threads that it runs: a fraction is rounded down, to one at least."""
 
     use_gpu: bool = False
     """One GPU for each worker."""
 
     compile: bool = False
-    """Compile the net with torch.compile, on GPUs: on CPUs it makes training slower."""
+    """Compile the net with torch.compile. Only on GPUs: on CPUs it makes training slower."""
 
     cache_bytes_per_worker: int = Field(default=2_000_000_000, ge=1)
-    """Memory a worker may spend on rows, as uint8, in bytes. Where they take more they are streamed, to the same
-    weights."""
+    """Memory that each worker may spend on its rows, as uint8 pixels, in bytes. Where they take more, they are read
+    from the shards in every epoch, with the same batches and so the same weights."""
 
     data_cpus: int = Field(default=1, ge=1, le=4096)
-    """CPUs beside the workers that decode image files, reserved; only for data sets with `storage: encoded`."""
+    """CPUs, over the whole job, that decode image files beside the workers. Only used, and reserved, for data sets that
+    were prepared with `image.storage: encoded`."""
 
     max_failures: int = Field(default=3, ge=0, le=1000)
-    """How often a group of workers that lost one, or has one that hangs, is started again before the run fails."""
+    """How often the workers are started again, from the newest checkpoint, after one of them died or hung; after that
+    the run fails."""
 
     grace_s: float = Field(default=30, ge=1, le=3600)
-    """Time that the workers have, once the job is told to end (SIGTERM or Ctrl-C), to finish their step and write a
-    checkpoint, in seconds. After it the job ends without one, and goes on from the checkpoint before."""
+    """Seconds that the workers have to finish their step and write a checkpoint, once the job is told to end (SIGTERM
+    or Ctrl-C). Where that is too short, the job ends without it and later goes on from the checkpoint before."""
 
     storage: Uri = Field(default="runs", validate_default=True)
-    """Folder that holds a folder for each run: journal and checkpoints. On a cluster: shared by all nodes."""
+    """Folder with a sub-folder for each run, which holds its checkpoints and its journal of results. On a cluster it
+    must be one that all nodes share."""
 
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)
 
     register_as: Name | None = None
-    """Name of the registered model; by default the run's name."""
+    """Name under which the model is registered in MLflow. Default: the run's name."""
 
     @property
     def model_name(self) -> str:
@@ -195,4 +206,10 @@ def compiled_on_gpus(compile: bool, use_gpu: bool) -> Iterator[str]:  # noqa: A0
         yield "torch.compile makes training on CPUs slower; leave it out, or set use_gpu: true"
 
 
-RULES = (one_net, batch_reaches_every_worker, compiled_on_gpus, tracking_has_no_password)
+RULES: tuple[Check, ...] = (
+    one_net,
+    batch_reaches_every_worker,
+    compiled_on_gpus,
+    *TRACKING_RULES,
+    *no_passwords("dataset", "storage"),
+)

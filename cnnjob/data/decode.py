@@ -67,12 +67,19 @@ def _fit(pixels: np.ndarray | Image.Image, height: int, width: int, image: Image
             inner = _scale(pixels, _side(height, ratio, image.height), _side(width, ratio, image.width), image.filter)
             return _pad(_planes(inner, image.color), image.height, image.width)
         case "center_crop":
-            # The part of the source that will be seen, as a box; scaling the whole of a long strip takes gigabytes.
-            ratio = max(image.height / height, image.width / width)
-            seen_h, seen_w = image.height / ratio, image.width / ratio
-            top, left = (height - seen_h) / 2, (width - seen_w) / 2
-            box = (left, top, min(width, left + seen_w), min(height, top + seen_h))
+            box = _seen(height, width, image)
             return _planes(_scale(pixels, image.height, image.width, image.filter, box), image.color)
+
+
+def _seen(height: int, width: int, image: ImageConfig) -> tuple[float, float, float, float]:
+    """The part of a picture that a centre crop shows: left, top, right, bottom. Scaling all of a strip takes gigabytes.
+
+    Bounded by the picture: by rounding alone it would reach beyond it, and Pillow refuses that.
+    """
+    ratio = max(image.height / height, image.width / width)
+    seen_h, seen_w = image.height / ratio, image.width / ratio
+    left, top = max(0.0, (width - seen_w) / 2), max(0.0, (height - seen_h) / 2)
+    return left, top, min(width, left + seen_w), min(height, top + seen_h)
 
 
 def _side(length: int, ratio: float, bound: int) -> int:

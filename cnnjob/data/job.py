@@ -24,12 +24,13 @@ from cnnjob.data.manifest import Image, Manifest, Split, Statistics, fingerprint
 from cnnjob.data.place import Place, open_place
 from cnnjob.data.plan import DatasetPlan, plan_dataset
 from cnnjob.data.shards import WrittenShard, write_shard
-from cnnjob.data.sources.base import Listing, Source, Unit, cut_units
+from cnnjob.data.sources.base import Listing, Source, Unit, check_unchanged, cut_units
 from cnnjob.data.sources.files import listed_sizes
 from cnnjob.data.spread import spread
 from cnnjob.data.staging import StagedUnit, stage_unit, write_listing
 from cnnjob.data.statistics import PixelCounts
 from cnnjob.errors import DatasetError, IntegrityError, RefusedRowsError, StorageError, UserError
+from cnnjob.phases import reached
 from cnnjob.progress import Progress
 from cnnjob.schema import DATASET_FORMAT_VERSION, DETAIL, ID, LABEL, REASON, SPLITS, URI, refused_table
 from cnnjob.versions import library_versions
@@ -105,6 +106,7 @@ def run(job: Job, progress: Progress) -> Manifest:
     Raises:
         RefusedRowsError: More rows were refused than allowed; nothing is published.
         DatasetError: No rows to train on, or of one class only.
+        IntegrityError: Files whose rows are known by their place were exchanged meanwhile; nothing is published.
         StorageError: The storage failed; what is staged is kept, and the same job goes on from it.
     """
     units = _stage(job, progress)
@@ -113,6 +115,8 @@ def run(job: Job, progress: Progress) -> Manifest:
     shards = _write(job, plan, progress)
     manifest = _describe(job, plan, shards)
     _finish(job, manifest, plan)
+    # Labels were read once, when the rows were listed, and each unit has looked at the files of its own pictures alone.
+    check_unchanged(job.listing.identities)
     job.place.publish(manifest)
     return manifest
 
@@ -199,6 +203,7 @@ def _write(job: Job, plan: DatasetPlan, progress: Progress) -> list[WrittenShard
     progress.advance("writing shards", 0, len(plan.shards), "shards")
     for shard in spread(task, plan.shards):
         written.append(shard)
+        reached("shard", number=len(written))
         progress.advance("writing shards", len(written), len(plan.shards), "shards")
     return sorted(written, key=lambda shard: shard.shard.path)
 

@@ -96,6 +96,12 @@ class Manifest(_Part):
     versions: dict[str, str]
 
     @property
+    def files(self) -> frozenset[str]:
+        """Paths of all files of the data set but this one, relative to its folder."""
+        shards = (shard.path for split in self.splits.values() for shard in split.shards)
+        return frozenset({self.refused_table, self.contact_sheet, *shards})
+
+    @property
     def rows_digest(self) -> str:
         """Digest of the rows as they lie: two data sets of one fingerprint may have them in another order."""
         return storage.digest_of(self.model_dump(mode="json", include={"splits"}))

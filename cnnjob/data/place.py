@@ -3,11 +3,10 @@
 On a local disk it is written beside the output and exchanged with it. On an object store, which has no rename, its
 files lie in the output under names of their own version, and the manifest, written last, decides which are the data
 set; what it does not name is removed after. The staging folder is named by what is prepared from what: the next run
-of the same job finds it and goes on, another one removes it.
+of the same job finds it and goes on, another one removes it, and what it left in the output of an object store.
 """
 
 import glob
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -19,12 +18,15 @@ import pyarrow.fs as pafs
 from filelock import FileLock, Timeout
 
 from cnnjob import local_disk, storage
-from cnnjob.data.manifest import MANIFEST, Manifest
-from cnnjob.errors import DatasetError, IntegrityError, JobError, RefusedRowsError, UserError
+from cnnjob.data.manifest import MANIFEST, Manifest, read_manifest
+from cnnjob.errors import DatasetError, FormatVersionError, IntegrityError, JobError, RefusedRowsError, UserError
+from cnnjob.object_store import endpoint_of
 
 _LOCK = "lock"
 _OURS = re.compile(r"manifest\.json|refused[^/]*\.parquet|contact_sheet[^/]*\.png|(train|val|test)/[^/]+\.parquet")
 """Files that a prepared data set consists of."""
+_VERSIONED = re.compile(r"(?:refused|contact_sheet|(?:train|val|test)/\d+)(-[0-9a-f]{12})\.(?:parquet|png)")
+"""Those that are named by a version, as on an object store, and its tag: no program but this one names files so."""
 
 
 @dataclass(frozen=True)
@@ -59,16 +61,14 @@ class Place:
             storage.write_json(where, document)
             local_disk.publish_folder(storage.local_path(self.folder), storage.local_path(self.output))
             return
-        named = {manifest.refused_table, manifest.contact_sheet}
-        named |= {shard.path for split in manifest.splits.values() for shard in split.shards}
         there = set(storage.list_files(self.output))
-        if not named <= there:
+        if not manifest.files <= there:
             raise JobError(
                 f"another job has prepared {self.output} meanwhile, and removed files of this one. Nothing was "
                 f"published; let one job at a time prepare a data set, and run the same command again."
             )
         storage.write_json(where, document)
-        for name in sorted(there - named - {MANIFEST}):
+        for name in sorted(there - manifest.files - {MANIFEST}):
             storage.remove(storage.join(self.output, name))
 
 
@@ -78,24 +78,47 @@ def refuse_output(output: str, source: str | None) -> None:
     Raises:
         DatasetError: The output holds what is no prepared data set, or it and the source lie one in the other.
     """
-    here = _real(output)
-    there = _real(source) if source else None
-    if there and (here == there or f"{there}/".startswith(f"{here}/")):
+    if source and lies_in(source, output):
         raise DatasetError(f"{output} is or holds the source {source}, which would be replaced. Choose another output.")
-    if there and f"{here}/".startswith(f"{there}/"):
+    if source and lies_in(output, source):
         raise DatasetError(
             f"{output} lies in the source {source}: the next run would take the data set for a part of it. "
             f"Choose an output beside the source."
         )
+    here = storage.real(output)
     names = storage.list_files(here)
     foreign = next((name for name in names if not _OURS.fullmatch(name)), None)
-    if foreign is None and names and not _is_manifest(storage.join(here, MANIFEST)):
+    is_ours = not names or _is_unpublished(here, names) or _is_manifest(storage.join(here, MANIFEST))
+    if foreign is None and not is_ours:
         foreign = names[0]
     if foreign is not None:
         raise DatasetError(
             f"{output} exists and is not a prepared data set (it has {foreign!r}), and would be replaced. "
             f"Choose another output."
         )
+
+
+def lies_in(inner: str, outer: str) -> bool:
+    """Whether two URIs name one place, or the first names one below the second.
+
+    Links, percent-encoding and the query of an address make no other place of it; another server does.
+    """
+    (store, path), (other, above) = _address(inner), _address(outer)
+    return store == other and f"{path}/".startswith(f"{above}/")
+
+
+def _address(uri: str) -> tuple[str, str]:
+    """The store and the path on it, the same for every spelling; of stores that no output can be on, the URI alone."""
+    if storage.is_local(uri):
+        return "", storage.real(uri).rstrip("/")
+    if uri.partition("://")[0].lower() == "s3":
+        return endpoint_of(uri) or "AWS", storage.resolve(uri)[1]
+    return uri, ""
+
+
+def _is_unpublished(output: str, names: list[str]) -> bool:
+    """Whether all that lies in an output was written by jobs on an object store that ended before they published."""
+    return not storage.is_local(output) and all(_VERSIONED.fullmatch(name) for name in names)
 
 
 def _is_manifest(uri: str) -> bool:
@@ -109,19 +132,18 @@ def _is_manifest(uri: str) -> bool:
     return isinstance(document, dict) and "format_version" in document
 
 
-def _real(uri: str) -> str:
-    """A local path without links, so that what is exchanged is the folder and never a link to it; a URI as it is."""
-    return os.path.realpath(storage.local_path(uri)) if storage.is_local(uri) else uri.rstrip("/")
-
-
 @contextmanager
 def open_place(output: str, key: str) -> Iterator[Place]:
     """The place of the job ``key``; removed when the job is done or its input was wrong, kept when the world failed.
 
+    Args:
+        output: The data set's folder.
+        key: 12 hexadecimal digits, of what is prepared from what.
+
     Raises:
         JobError: The same job is at work right now.
     """
-    output = _real(output)
+    output = storage.real(output)
     mark = _mark(output)
     staging = storage.join(storage.parent(output), f"{mark}{key}")
     if storage.is_local(output):
@@ -130,10 +152,12 @@ def open_place(output: str, key: str) -> Iterator[Place]:
         return
     _remove_others(storage.parent(output), mark, staging)
     place = Place(output, staging, output, f"-{key}")
+    _remove_unpublished(place, own=False)
     try:
         yield place
     except BaseException as error:
         if not _is_worth_keeping(place, error):
+            _remove_unpublished(place, own=True)
             storage.remove(staging)
         raise
     storage.remove(staging)
@@ -153,7 +177,8 @@ def _local_place(output: str, staging: str, mark: str) -> Iterator[Place]:
     place = Place(output, staging, storage.join(staging, "dataset"), "")
     keep = False
     try:
-        _remove_leftovers(folder.parent, mark, folder)
+        local_disk.undo_move(folder, storage.local_path(output))
+        _remove_leftovers(storage.local_path(output), mark, folder)
         yield place
     except BaseException as error:
         keep = _is_worth_keeping(place, error)
@@ -180,9 +205,9 @@ def tidy(output: str) -> None:
 
     On an object store nothing tells the dead from the living; the next job that prepares this output removes it.
     """
-    output = _real(output)
+    output = storage.real(output)
     if storage.is_local(output):
-        _remove_leftovers(storage.local_path(output).parent, _mark(output))
+        _remove_leftovers(storage.local_path(output), _mark(output))
 
 
 def _mark(output: str) -> str:
@@ -190,13 +215,14 @@ def _mark(output: str) -> str:
     return f".{storage.name(output)}{storage.TEMPORARY_MARK}"
 
 
-def _remove_leftovers(parent: Path, mark: str, own: Path | None = None) -> None:
+def _remove_leftovers(output: Path, mark: str, own: Path | None = None) -> None:
     """Remove what other jobs that are dead left beside the same output; a living one holds its lock."""
-    for leftover in parent.glob(f"{glob.escape(mark)}*"):
+    for leftover in output.parent.glob(f"{glob.escape(mark)}*"):
         if leftover == own:
             continue
         lock = FileLock(leftover / _LOCK)
         with suppress(Timeout, OSError), lock.acquire(timeout=0):
+            local_disk.undo_move(leftover, output)
             shutil.rmtree(leftover, ignore_errors=True)
 
 
@@ -208,3 +234,21 @@ def _remove_others(parent: str, mark: str, own: str) -> None:
     for info in beside:
         if info.base_name.startswith(mark) and storage.join(parent, info.base_name) != own:
             storage.remove(storage.join(parent, info.base_name))
+
+
+def _remove_unpublished(place: Place, *, own: bool) -> None:
+    """Remove what this job, or what all others, left in an output on an object store and no manifest names.
+
+    Where there is a manifest that cannot be read, all stays: what it names is not known.
+    """
+    names = storage.list_files(place.output)
+    try:
+        # Read after the listing: it then names also what was published meanwhile.
+        is_there = storage.exists(storage.join(place.output, MANIFEST))
+        published = read_manifest(place.output).files if is_there else frozenset[str]()
+    except (DatasetError, FormatVersionError):
+        return
+    for name in names:
+        version = _VERSIONED.fullmatch(name)
+        if version and name not in published and (version[1] == place.tag) == own:
+            storage.remove(storage.join(place.output, name))

@@ -18,6 +18,7 @@ from cnnjob.data.decode import Refusal
 from cnnjob.data.formats.encoded import decode
 from cnnjob.data.manifest import Shard, Split
 from cnnjob.errors import IntegrityError
+from cnnjob.object_store import told_unless_missing
 from cnnjob.schema import ID, IMAGE, LABEL
 
 
@@ -61,7 +62,7 @@ def read_span(dataset: str, span: Span, columns: tuple[str, ...]) -> Iterator[pa
     """The row groups of a span, cut to it, one at a time.
 
     Raises:
-        IntegrityError: See ``read_spans``.
+        CnnjobError: See ``read_spans``.
     """
     return (table for _, table in read_spans(dataset, [span], columns))
 
@@ -75,6 +76,8 @@ def read_spans(dataset: str, wanted: Sequence[Span], columns: tuple[str, ...]) -
     Raises:
         IntegrityError: A file is gone, is not what the manifest says, or a byte of what is read has changed: each page
             has a checksum, since a flipped byte in a picture decodes to another picture.
+        UserError: Access was refused.
+        StorageError: The disk, the network or the store failed.
     """
     by_file: dict[str, list[int]] = {}
     for number, span in enumerate(wanted):
@@ -91,15 +94,28 @@ def read_spans(dataset: str, wanted: Sequence[Span], columns: tuple[str, ...]) -
 @contextmanager
 def _opened(uri: str, shard: Shard) -> Iterator[pq.ParquetFile]:
     filesystem, path = storage.resolve(uri)
+    with (
+        # An OSError that the store has not raised: the file is gone, or Arrow means its bytes.
+        _as_damage(uri, OSError),
+        told_unless_missing(uri),
+        filesystem.open_input_file(path) as file,
+        # A footer has no checksum: a byte of it that changed may hide a column, or make no sense.
+        _as_damage(uri, pa.ArrowInvalid, pa.ArrowNotImplementedError, KeyError, ValueError),
+        pq.ParquetFile(file, page_checksum_verification=True) as parquet,
+    ):
+        if parquet.metadata.num_rows != shard.rows:
+            raise IntegrityError(
+                f"{uri} has {parquet.metadata.num_rows} rows, its manifest says {shard.rows}; "
+                f"prepare the data set again"
+            )
+        yield parquet
+
+
+@contextmanager
+def _as_damage(uri: str, *kinds: type[Exception]) -> Iterator[None]:
     try:
-        with filesystem.open_input_file(path) as file, pq.ParquetFile(file, page_checksum_verification=True) as parquet:
-            if parquet.metadata.num_rows != shard.rows:
-                raise IntegrityError(
-                    f"{uri} has {parquet.metadata.num_rows} rows, its manifest says {shard.rows}; "
-                    f"prepare the data set again"
-                )
-            yield parquet
-    except (OSError, pa.ArrowInvalid) as error:
+        yield
+    except kinds as error:
         raise IntegrityError(f"{uri} cannot be read: {str(error).rstrip('.')}. Prepare the data set again.") from error
 
 
@@ -156,7 +172,7 @@ def read_rows(dataset: str, split: Split, start: int, stop: int, shape: tuple[in
     """Rows ``start`` to ``stop`` (exclusive) of a split in memory, in order.
 
     Raises:
-        IntegrityError: A file is gone or is not what the manifest says.
+        CnnjobError: See ``read_spans``.
     """
     count = max(0, stop - start)
     images = np.empty((count, *shape), dtype=np.uint8)

@@ -33,9 +33,7 @@ class Caller:
         return {_COLUMN: [pickle.dumps(outcome(self.function, pickle.loads(item))) for item in batch[_COLUMN]]}  # noqa: S301
 
 
-def spread(
-    function: Callable[[Item], Result], items: Sequence[Item], *, ordered: bool = False
-) -> Iterator[Result]:
+def spread(function: Callable[[Item], Result], items: Sequence[Item], *, ordered: bool = False) -> Iterator[Result]:
     """Yield ``function(item)`` for each item, in order of completion, on as many CPUs as there are.
 
     Args:

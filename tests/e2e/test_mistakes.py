@@ -77,6 +77,20 @@ def test_a_mistyped_tracking_folder_is_not_created(cnnjob: Command, tmp_path: Pa
     assert_refused(ended, tmp_path, "no MLflow store", str(tmp_path / "elsewhere"))
 
 
+def test_the_environment_says_nothing_of_mlflow(cnnjob: Command, tmp_path: Path) -> None:
+    """Commands without a conf look for MLflow where a conf does by default, whatever MLFLOW_TRACKING_URI says."""
+    elsewhere = str(tmp_path / "elsewhere")
+    for command in (("promote", "digits"), ("trace", "--model", "models:/digits@champion")):
+        ended = cnnjob(*command, MLFLOW_TRACKING_URI=elsewhere)
+        assert_refused(ended, tmp_path, f"no MLflow store at {tmp_path / 'tracking'}")
+
+
+@pytest.mark.parametrize("date", ["tomorrow", "2026-02-30"])
+def test_a_wrong_date_of_the_demo_is_refused(cnnjob: Command, tmp_path: Path, date: str) -> None:
+    """The demo refuses what is no date as score does, before it does anything."""
+    assert_refused(cnnjob("demo", "--date", date), tmp_path, "date", date)
+
+
 def test_a_demo_override_names_its_job(cnnjob: Command, tmp_path: Path) -> None:
     """An override of the demo that does not say whose key it is, is refused with the form it should have."""
     assert_refused(cnnjob("demo", "--set", "num_epochs=3"), tmp_path, "num_epochs=3", "train.num_epochs=3")
@@ -127,6 +141,19 @@ def test_check_reports_all_files(cnnjob: Command, tmp_path: Path) -> None:
     """Check goes through all files and reports each one's mistakes."""
     ended = cnnjob("check", PREPARE, conf(tmp_path, "num_epochs: 0\nnum_workers: 1\n"), "missing.yaml")
     assert_refused_ignoring_output(ended, "conf.yaml has 3 mistakes", "missing.yaml has 1 mistake")
+
+
+def test_check_names_what_is_valid(cnnjob: Command) -> None:
+    """Check says of each file that it is valid, and as what; with --json too."""
+    assert cnnjob("check", PREPARE, TRAIN).out == f"{PREPARE}: valid prepare config\n{TRAIN}: valid train config\n"
+    assert cnnjob("check", TRAIN, "--json").json == {"valid": [{"conf": TRAIN, "kind": "train"}]}
+
+
+def test_schema_prints_a_conf_that_check_accepts(cnnjob: Command, tmp_path: Path) -> None:
+    """With --yaml a schema is a conf with all keys; without it JSON."""
+    assert cnnjob("schema", "train").json["title"] == "TrainConfig"
+    path = conf(tmp_path, cnnjob("schema", "train", "--yaml").out)
+    assert cnnjob("check", path).out == f"{path}: valid train config\n"
 
 
 def assert_refused_ignoring_output(ended: Ended, *words: str) -> None:

@@ -1,5 +1,6 @@
 """Laws of decoding: no bytes raise or warn, a file that ends early says so, a picture is its pixels."""
 
+import re
 import warnings
 
 import numpy as np
@@ -10,14 +11,18 @@ from PIL import Image
 
 from cnnjob.config.prepare import ImageConfig, LimitsConfig
 from cnnjob.data.decode import Refusal, canonical
+from cnnjob.data.formats import headers
 from cnnjob.data.formats.encoded import decode
 from cnnjob.schema import REASONS
-from tests.corpus.files import animated, good_files
+from tests.corpus.files import animated, corpus, good_files
 
 LIMITS = LimitsConfig(max_pixels=1_000_000)
 GOOD = [*good_files().values(), *(animated(kind) for kind in ("png", "gif", "webp"))]
 MAGIC = [b"", *(content[:size] for content in good_files().values() for size in (4, 12, 30))]
 POLICIES = st.sampled_from(["exact", "pad", "fit_pad", "center_crop", "stretch"])
+FILLED = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
+"""A marker as ITU-T T.81 has it (B.1.1.2), with all bytes that may fill up before it."""
+PIECES = [b"\xff", b"\xff" * 5, b"\0", b"\0\2", b"\0\3", b"\1", b"\xc0", b"\xd0", b"\xd8", b"\xd9", b"\xda", b"\xe0"]
 
 
 @st.composite
@@ -110,3 +115,49 @@ def test_one_shade_stays_one_shade(length, breadth, is_tall, resize, name):
     found = canonical(strip, ImageConfig(color="gray", height=512, width=512, resize=resize, filter=name))
     assert set(np.unique(found)) <= {0, 201} if resize == "fit_pad" else (found == 201).all()
     assert (found == 201).any()
+
+
+def markers(content: bytes) -> list[object]:
+    """All that is found out by the markers of a JPEG, from its start and from behind it."""
+    scans = [headers.jpeg_scans(content, start, bound) for start in (0, 2, len(content) // 2) for bound in (0, 1, 3)]
+    return [headers.is_cut("jpeg", content), *scans]
+
+
+def markers_by_definition(content: bytes) -> list[object]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(headers, "_MARKER", FILLED)
+        return markers(content)
+
+
+@settings(max_examples=500)
+@given(st.lists(st.sampled_from(PIECES), max_size=40).map(b"".join))
+def test_a_marker_may_have_any_fill_before_it(content):
+    """Markers, lengths, stuffing and fill in any order are read as the definition of a marker says."""
+    assert markers(content) == markers_by_definition(content)
+
+
+def test_markers_of_the_corpus_are_those_of_the_definition():
+    """Every JPEG of the corpus is read as the definition of a marker says."""
+    files = [file.content for file in corpus() if file.content.startswith(b"\xff\xd8\xff")]
+    assert len(files) > 20
+    for content in files:
+        assert markers(content) == markers_by_definition(content)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("end", [b"", b"\0", b"\xd0"])
+@pytest.mark.parametrize("start", [b"\xff\xd8", b"\xff\xd8\xff\xe0\0\2", b"\xff\xd8\xff\xc0\0\2"])
+def test_fill_that_leads_to_no_marker_is_read_once(start, end):
+    """As much fill as a file may have is refused like a little: no byte of it is looked at again and again."""
+    long, short = (decode(start + b"\xff" * count + end, ImageConfig(), LIMITS) for count in (200_000, 4))
+    assert isinstance(short, Refusal)
+    assert long == short
+
+
+@pytest.mark.timeout(60)
+def test_fill_of_megabytes_is_read_once():
+    """Scans are counted, and an end is missed, behind megabytes of fill as behind a few bytes."""
+    fill = b"\xff" * 4_000_000 + b"\0"
+    assert headers.jpeg_scans(fill + b"\xff\xda\0\2" * 5, 0, 3) == 4
+    assert headers.is_cut("jpeg", b"\xff\xd8" + fill)
+    assert not headers.is_cut("jpeg", b"\xff\xd8" + fill + b"\xff\xda\0\2\xff\xd9")

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from cnnjob.config.base import tracking_has_no_password
+from cnnjob.config.base import tracking_can_be_opened, tracking_has_no_password
 from cnnjob.config.kinds import NAMES, kind, kind_of, load
 from cnnjob.config.load import dump_config, load_config, read_yaml
 from cnnjob.config.train import TrainConfig
@@ -124,13 +124,57 @@ def test_scoring_in_bfloat16_needs_a_gpu(tmp_path):
     assert load("score", path, ["engine.precision=bf16", "engine.use_gpu=true"]).engine.use_gpu
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("limits.max_bytes", "5"),
+        ("limits.max_pixels", "7"),
+        ("limits.formats", "[png]"),
+        ("image", "{resize: pad}"),
+        ("tracking.experiment", "mine"),
+    ],
+)
+def test_a_key_that_would_do_nothing_is_refused(tmp_path, key, value):
+    """Bounds and forms of raw images are refused for a prepared data set, and an experiment for a job without a run."""
+    text = "input: {kind: dataset, split: test, uri: data}\nmodel: 'models:/m/1'\noutput: out\n"
+    path = written(tmp_path, text)
+    assert "leave it out" in mistakes("score", path, f"{key}={value}")[key]
+    nightly = written(tmp_path, "score:\n  " + text.replace("\n", "\n  "))
+    assert "leave it out" in mistakes("nightly", nightly, f"score.{key}={value}")[f"score.{key}"]
+
+
+def test_keys_that_do_something_are_taken(tmp_path):
+    """Raw images have their bounds; of a prepared data set, too, a share of the rows may be refused."""
+    text = "input: {kind: dataset, split: test, uri: data}\nmodel: 'models:/m/1'\noutput: out\n"
+    path = written(tmp_path, text)
+    assert load("score", path, ["limits.max_refused_share=0.5"]).limits.max_refused_share == 0.5
+    raw = ["input.kind=folder", "input.split=null", "limits.max_bytes=5", "limits.formats=[png]", "image.resize=pad"]
+    assert load("score", path, raw).limits.max_bytes == 5
+
+
+def test_the_environment_says_nothing_of_mlflow(tmp_path, monkeypatch):
+    """Where MLflow is, is in the config alone, so that it means the same place in every shell."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://elsewhere:5000")
+    assert load("train", written(tmp_path, TRAIN)).tracking.uri == str(tmp_path / "tracking")
+
+
 def test_rules_hold_inside_a_nightly_config(tmp_path):
     """The rules of a score config also guard the one inside a nightly config, under its dotted key."""
     text = "score: {input: {kind: dataset, uri: data}, model: 'models:/m/1', output: out}\n"
     assert "needs input.split" in mistakes("nightly", written(tmp_path, text))["score.input.kind"]
 
 
-@pytest.mark.parametrize("uri", ["https://me:s3cret@mlflow.example.org", "postgresql://me:s3/cret@db/mlflow"])
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "https://me:s3cret@mlflow.example.org",
+        "http://me:s3/cret@mlflow:5000",
+        "postgresql://me:s3/cret@db/mlflow",
+        "mysql+pymysql://db/mlflow?charset=utf8&passwd=s3cret",
+        "htp://me:s3cret@mlflow",
+    ],
+)
 @pytest.mark.parametrize("name", ["train", "score"])
 def test_a_password_is_refused_and_not_shown(tmp_path, name, uri):
     """A tracking address with a password is refused, in training and in scoring, by a message without it."""
@@ -141,11 +185,61 @@ def test_a_password_is_refused_and_not_shown(tmp_path, name, uri):
 
 
 @pytest.mark.parametrize(
-    "uri", ["https://me@mlflow:5000/a", "sqlite:////data/a:b.db", "http://localhost:5000", "a:b@c"]
+    "uri", ["https://me@mlflow:5000/a", "sqlite:////data/a:b.db", "http://localhost:5000", "a:b@c", "a?password=b"]
 )
 def test_addresses_without_a_password_are_taken(uri):
     """A port, a user or a path with a colon is no password."""
     assert list(tracking_has_no_password(uri)) == []
+
+
+ADDRESSES = {
+    "htp://mlflow.example.org": "htp:// is not known to MLflow; it should be a folder, or one of http://, https://",
+    "HTTP://mlflow.example.org": "HTTP:// is not known",
+    "s3://bucket/tracking": "s3:// is not known",
+    "http+unix://mlflow": "is not known",
+    "postgres://db/mlflow": "postgresql://",
+    "file:///data/mlruns": "mlflow migrate-filestore",
+    "sqlite://": "three slashes",
+    "sqlite://data/mlflow.db": "three slashes",
+    "sqlite:///:memory:": "three slashes",
+    "http://": "like http://mlflow.example.org:5000",
+    "http://:5000": "like http://mlflow.example.org:5000",
+    "https://mlflow:99999": "like http://mlflow.example.org:5000",
+    "http://[::1": "like http://mlflow.example.org:5000",
+    "/data/a?b": "rename it",
+    "/data/a%20b": "rename it",
+}
+
+
+@pytest.mark.parametrize("uri", ADDRESSES)
+def test_an_address_that_mlflow_does_not_open_is_refused(tmp_path, uri):
+    """A tracking address that MLflow does not open is found by its dotted key, with what would be right."""
+    text = f"dataset: set\nname: one\ntracking: {{uri: {uri!r}}}\n"
+    assert ADDRESSES[uri] in mistakes("train", written(tmp_path, text))["tracking.uri"]
+    text = f"input: {{kind: folder, uri: data}}\nmodel: 'models:/m/1'\noutput: out\ntracking: {{uri: {uri!r}}}\n"
+    assert ADDRESSES[uri] in mistakes("score", written(tmp_path, text))["tracking.uri"]
+    found = mistakes("nightly", written(tmp_path, "{}"), f"score.tracking.uri={uri!r}")
+    assert ADDRESSES[uri] in found["score.tracking.uri"]
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "/data/tracking",
+        "/data/100%",
+        "sqlite:////data/mlflow.db",
+        "sqlite+pysqlite:////data/mlflow.db?timeout=30",
+        "https://me@mlflow.example.org/a?b=c",
+        "http://[::1]:5000",
+        "postgresql+psycopg2:///mlflow",
+        "mysql+pymysql://db/mlflow",
+        "mssql+pyodbc://db/mlflow?driver=ODBC",
+        "databricks://profile",
+    ],
+)
+def test_addresses_that_mlflow_opens_are_taken(uri):
+    """Folders, servers and databases, with a driver or without, are sound."""
+    assert list(tracking_can_be_opened(uri)) == []
 
 
 def test_key_written_twice_is_refused(tmp_path):
@@ -178,6 +272,24 @@ def test_unreadable_yaml_is_a_config_error(tmp_path, text):
     path = written(tmp_path, text)
     with pytest.raises(ConfigError, match=r"conf\.yaml"):
         load("train", path)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("a: 1\nb: }", "found '}' at line 2, column 4"),
+        ("a: 1\nb: {c", "'<stream end>' at line 2, column 6 (while parsing a flow mapping from line 2, column 4)"),
+        ("a: 1\na: 2", "the key 'a' is written twice at line 2, column 1"),
+        ("name: a\x00b", "special characters are not allowed at position 7"),
+        ("use_gpu: !!bool maybe", "a value does not fit the tag (!!...) that stands before it"),
+    ],
+)
+def test_unreadable_yaml_is_told_by_line_and_column(tmp_path, text, told):
+    """What is wrong, and where; not the name that PyYAML gives to what it reads, neither of a file nor of --set."""
+    assert told in mistakes("train", written(tmp_path, text))["file"]
+    found = mistakes("train", written(tmp_path, TRAIN), f"seed={text}")["--set seed"]
+    assert told in found
+    assert "string>" not in found
 
 
 def test_bytes_that_are_no_text_are_a_config_error(tmp_path):

@@ -258,3 +258,12 @@ def test_a_table_at_a_mount_point_is_refused_before_the_work(works, tmp_path, mo
     )
     with pytest.raises(UserError, match=r"a disk is mounted at .*Choose a folder below it"):
         score_checks.check_one_disk(works.config)
+
+
+@pytest.mark.parametrize("output", ["in/2024-02-27/scores", "in/2024-02-27", "in"])
+def test_a_table_in_its_input_is_refused(works, tmp_path, output):
+    """A table that lies in its input, or holds it, would score its own files the next time: nothing is written."""
+    before = storage.list_files(str(tmp_path))
+    with pytest.raises(UserError, match="lie one in the other"):
+        dataclasses.replace(works, root=str(tmp_path / output)).score(dt.date(2024, 2, 27))
+    assert storage.list_files(str(tmp_path)) == before

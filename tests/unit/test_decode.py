@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from cnnjob.config.prepare import ImageConfig
-from cnnjob.data.decode import Refusal, canonical
+from cnnjob.data.decode import Refusal, _seen, canonical
 from cnnjob.schema import REASONS
 
 
@@ -108,3 +108,25 @@ def test_canonical_or_refused(resize, size, color):
     else:
         assert found.shape == (config.channels, 8, 12)
         assert found.dtype == np.uint8
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (28, 28), (24, 40), (1, 7)])
+def test_a_centre_crop_stays_inside_of_the_picture(shape):
+    """Whatever a picture's sides are, what is cut out of its middle has its form and lies inside of it."""
+    image = ImageConfig(height=shape[0], width=shape[1], resize="center_crop")
+    for height in range(1, 200):
+        for width in range(1, 200):
+            left, top, right, bottom = _seen(height, width, image)
+            assert 0 <= left < right <= width
+            assert 0 <= top < bottom <= height
+            assert abs((right - left) * shape[0] - (bottom - top) * shape[1]) < 1e-9 * shape[0] * shape[1] * 200
+
+
+def test_every_side_can_be_cropped():
+    """Squares and all but squares of any side are cropped without an error of rounding."""
+    image = ImageConfig(color="gray", height=32, width=32, resize="center_crop")
+    for side in range(1, 130):
+        for other in (side, side + 1):
+            found = canonical(np.zeros((side, other), dtype=np.uint8), image)
+            assert isinstance(found, np.ndarray)
+            assert found.shape == (1, 32, 32)

@@ -1,6 +1,7 @@
 import filecmp
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
@@ -11,9 +12,10 @@ from filelock import FileLock
 from cnnjob import storage
 from cnnjob.config.prepare import LimitsConfig
 from cnnjob.data import job
+from cnnjob.data import place as job_place
 from cnnjob.data.decode import canonical
 from cnnjob.data.manifest import MANIFEST, read_manifest
-from cnnjob.data.place import Place, refuse_output, tidy
+from cnnjob.data.place import Place, lies_in, open_place, refuse_output, tidy
 from cnnjob.data.sources.base import Listing, Unit, cut_units
 from cnnjob.data.sources.digits import DigitsSource
 from cnnjob.data.staging import StagedUnit
@@ -226,6 +228,44 @@ def test_output_and_source_lie_apart(tmp_path, output, words):
     refuse_output(str(tmp_path / "pile-set"), str(tmp_path / "pile"))
 
 
+@pytest.mark.parametrize(
+    ("inner", "outer", "expected"),
+    [
+        ("s3://b/raw/out?region=x", "s3://b/raw?region=x", True),
+        ("s3://b/raw/out", "s3://b/raw/?region=x", True),
+        ("s3://b/raw?region=x", "s3://b/raw?region=y", True),
+        ("s3://b/a%20b/c", "s3://b/a b", True),
+        ("s3://b/raw", "s3://b", True),
+        ("s3://b/raw-out?region=x", "s3://b/raw?region=x", False),
+        ("s3://b/raw?region=x", "s3://b/raw/out?region=x", False),
+        ("s3://b/raw/out", "s3://c/raw", False),
+        ("s3://b/raw/out?endpoint_override=http://here:1", "s3://b/raw?endpoint_override=http://there:1", False),
+        ("s3://b/raw/out", "/b/raw", False),
+        ("file:///b/a%20b/c", "/b/a b", True),
+        ("/b/raw/../raw/c", "file:///b/raw/", True),
+        ("/b/raw", "/", True),
+        ("zip://a/b::/b/raw.zip", "/b", False),
+        ("/b/raw", "https://b/raw", False),
+    ],
+)
+def test_places_are_told_by_server_and_path(monkeypatch, inner, outer, expected):
+    """Query, encoding and a slash at the end make no other place; another server, bucket or store does."""
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    assert lies_in(inner, outer) == expected
+
+
+def test_an_output_in_its_source_is_refused_whatever_the_query(monkeypatch):
+    """An output on S3 that lies in the source, or holds it, is refused before anything is listed."""
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    for output, source, words in (
+        ("s3://b/raw/out?region=x", "s3://b/raw?region=x", "lies in"),
+        ("s3://b/raw?region=x", "s3://b/raw/pile?region=x", "would be replaced"),
+    ):
+        with pytest.raises(DatasetError, match=words):
+            refuse_output(output, source)
+
+
 def test_a_staged_file_of_other_rows_is_staged_anew(tmp_path):
     """A staged file is taken for a unit only where its rows, with those that were refused, are the unit's."""
     rows = StagedUnit(0, np.arange(5, 9), *([np.zeros(4)] * 4), np.zeros((4, 2)), 0, [{"reason": "empty"}])
@@ -286,3 +326,23 @@ def test_a_data_set_whose_files_another_job_removed_is_not_published(tmp_path, m
     with pytest.raises(JobError, match=r"another job has prepared .* Nothing was published"):
         here.publish(manifest_of([3]))
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("manifest.json", "the other's")]
+
+
+@pytest.mark.parametrize("again", [40, 44], ids=["the same job", "another job"])
+def test_a_data_set_that_was_moved_aside_is_put_back(tmp_path, monkeypatch, again):
+    """Where folders cannot be exchanged, a job that dies between two moves loses nothing: the next one puts it back."""
+    config = prepare_config(tmp_path / "set")
+    first = prepare(config, PictureSource(36))
+    monkeypatch.setattr(job_place.local_disk, "exchange", lambda *_: False)
+    monkeypatch.setattr(job_place.local_disk, "reached", mock.Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        prepare(config, PictureSource(40))
+    assert not (tmp_path / "set").exists()
+    monkeypatch.undo()
+    with open_place(str(tmp_path / "set"), "another" if again == 44 else _key_of(tmp_path)):
+        assert read_manifest(str(tmp_path / "set")) == first
+
+
+def _key_of(folder: Path) -> str:
+    (staging,) = folder.glob(".set.tmp-*")
+    return staging.name.removeprefix(".set.tmp-")

@@ -1,14 +1,19 @@
+import errno
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
+from cnnjob import storage
 from cnnjob.data import rows as rows_module
 from cnnjob.data.manifest import Shard
 from cnnjob.data.rows import Span, _opened, read_rows, read_span, read_spans, spans
-from cnnjob.errors import IntegrityError
+from cnnjob.errors import CnnjobError, IntegrityError, StorageError, UserError
 from cnnjob.schema import ID
-from tests.helpers import manifest_of, training_rows
+from tests.faults import Fault
+from tests.helpers import Dataset, manifest_of, training_rows
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +107,75 @@ def test_a_flipped_byte_in_a_shard_is_noticed(digits, tmp_path):
         except IntegrityError:
             pass
     assert unnoticed == []
+
+
+@pytest.fixture
+def remote(dataset, s3_folder, proxy) -> Dataset:
+    """The data set on a store behind the proxy."""
+    for name in storage.list_files(dataset.path):
+        storage.write_bytes(storage.join(s3_folder, name), storage.read_bytes(storage.join(dataset.path, name)))
+    return Dataset(s3_folder, dataset.manifest)
+
+
+def read_all(dataset: Dataset) -> list[str]:
+    """The ids of all training rows, which are read with their images."""
+    split = dataset.manifest.splits["train"]
+    return read_rows(dataset.path, split, 0, split.rows, dataset.manifest.image.shape).ids
+
+
+@pytest.mark.parametrize("method", ["HEAD", "GET"])
+@pytest.mark.parametrize("kind", ["busy", "break", "lose", "cut", "reset"])
+def test_a_store_that_fails_is_not_damage(remote, proxy, kind, method):
+    """Whatever the network or the server does while rows are read, nothing says that they should be prepared again."""
+    proxy.faults = [Fault(kind, only=f"{method} /")]
+    with pytest.raises(StorageError, match="run the same command again") as told:
+        read_all(remote)
+    assert "repare" not in str(told.value)
+    proxy.faults = []
+    assert len(read_all(remote)) == 45
+
+
+def test_access_that_is_refused_is_not_damage(remote, monkeypatch):
+    """Wrong credentials are the user's to mend, and nothing says that the data set should be prepared again."""
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    with pytest.raises(UserError, match="refused access") as told:
+        read_all(remote)
+    assert "repare" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [None, lambda content: content[:-9], lambda content: content[:99] + content[100:]],
+    ids=["gone", "cut", "gap"],
+)
+def test_damage_on_a_store_is_damage(remote, change):
+    """A shard on S3 that is gone, cut short or lacks a byte is one to prepare again."""
+    shard = storage.join(remote.path, remote.manifest.splits["train"].shards[0].path)
+    content = storage.read_bytes(shard)
+    storage.remove(shard)
+    if change:
+        storage.write_bytes(shard, change(content))
+    with pytest.raises(IntegrityError, match="Prepare the data set again"):
+        read_all(remote)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied"), UserError),
+        (OSError(errno.EIO, "Input/output error"), StorageError),
+        (OSError(errno.ESTALE, "Stale file handle"), StorageError),
+        (FileNotFoundError(errno.ENOENT, "No such file"), IntegrityError),
+        (OSError("could not verify page integrity"), IntegrityError),
+        (pa.ArrowInvalid("Parquet magic bytes not found in footer"), IntegrityError),
+        (pa.ArrowNotImplementedError("Integers with less than 8 bits not implemented"), IntegrityError),
+        (UnicodeDecodeError("utf-8", b"x", 0, 1, "invalid start byte"), IntegrityError),
+    ],
+)
+def test_what_a_disk_does_and_what_bytes_are_is_told_apart(dataset, monkeypatch, error, kind):
+    """What the disk refuses or fails at is told as such; what is wrong with a file's bytes is damage."""
+    monkeypatch.setattr(rows_module.pq.ParquetFile, "read_row_group", Mock(side_effect=error))
+    with pytest.raises(CnnjobError) as told:
+        read_all(dataset)
+    assert type(told.value) is kind
+    assert ("Prepare the data set again" in str(told.value)) == (kind is IntegrityError)

@@ -59,6 +59,31 @@ def test_a_csv_names_files(pile):
     assert contents(listing_of(source_config("manifest", table))) == {"007": b"content 0", "7": b"content 1"}
 
 
+@pytest.mark.parametrize("end", ["", "/"])
+def test_a_folder_of_tables_is_where_relative_uris_start(pile, end):
+    """In Parquet files of a folder, at any depth, a relative URI starts at that folder and not at the first file's."""
+    for name in ("a", "b"):
+        (pile / "t" / name).mkdir(parents=True)
+        (pile / "t" / name / "x.bin").write_bytes(f"{name}'s".encode())
+    (pile / "t" / "x.bin").write_bytes(b"the folder's")
+    write_parquet(pile / "t" / "a" / "0.parquet", id=["a0", "a1"], uri=["a/x.bin", "x.bin"], label=[0, 1])
+    write_parquet(pile / "t" / "b" / "0.parquet", id=["b0", "b1"], uri=["b/x.bin", "x.bin"], label=[0, 1])
+    listing = listing_of(source_config("manifest", f"{pile}/t{end}"))
+    expected = {"a0": b"a's", "a1": b"the folder's", "b0": b"b's", "b1": b"the folder's"}
+    assert contents(listing) == expected
+    assert listing.reader.uris(listing.rows) == [
+        str(pile / "t" / name) for name in ("a/x.bin", "x.bin", "b/x.bin", "x.bin")
+    ]
+
+
+def test_relative_uris_beside_the_files_of_a_flat_folder(pile):
+    """Where all files lie in the folder itself, a relative URI starts beside them."""
+    write_parquet(pile / "images" / "0.parquet", uri=["0.bin"], label=[0])
+    write_parquet(pile / "images" / "1.parquet", uri=["1.bin"], label=[1])
+    for uri in (pile / "images", f"file://{pile}/images"):
+        assert contents(listing_of(source_config("manifest", uri))) == {"0.bin": b"content 0", "1.bin": b"content 1"}
+
+
 def test_columns_are_configurable(pile):
     """Every column may have another name; keys of a CSV are text, as they are written."""
     table = write_csv(

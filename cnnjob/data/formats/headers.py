@@ -23,8 +23,9 @@ _FOREIGN = (
     (b"gimp xcf", "xcf"),
 )
 _HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
-_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
-"""A JPEG marker, without those that restart the decoder inside of a scan."""
+_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
+"""A JPEG marker, without those that restart the decoder inside of a scan. Any number of bytes ff may fill up before it,
+and only the last is looked for: with all, a run that leads to no marker would be searched from each of its bytes."""
 
 
 def kind_of(content: bytes) -> str | None:

@@ -5,7 +5,7 @@ the same for all. The reader alone knows the format. It is small and is sent to 
 lies in the staging folder, one record batch a unit.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
 from typing import Any, Protocol
@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from cnnjob import storage
 from cnnjob.data.decode import Refusal
-from cnnjob.errors import DatasetError
+from cnnjob.errors import DatasetError, IntegrityError
 from cnnjob.schema import GIVEN, ID, LABEL, LISTING
 
 MAX_PIECES = 8
@@ -65,6 +65,8 @@ class Listing:
         passed_over: What lay there and is no row (desktop litter, links seen before), counted by kind.
         runs: Lengths of runs of rows that are read from their start on, such as row groups; none: any row is as near.
         mean_bytes: Of an encoded image, where sizes are not listed.
+        identities: Of the files whose rows are known by their place alone, as they were before they were listed, see
+            ``identity_of``: to be compared once more before anything is published.
     """
 
     rows: pa.Table
@@ -74,6 +76,7 @@ class Listing:
     passed_over: Mapping[str, int] = field(default_factory=dict)
     runs: Sequence[int] = ()
     mean_bytes: float = 0
+    identities: Sequence[list[object]] = ()
 
 
 class Source(Protocol):
@@ -200,6 +203,21 @@ def identity_of(uri: str) -> list[object]:
     with storage.told(uri):
         info = filesystem.get_file_info(path)
     return [uri, info.size, info.mtime_ns]
+
+
+def check_unchanged(identities: Iterable[list[object]]) -> None:
+    """Compare files with what they were when they were listed, see ``identity_of``.
+
+    Raises:
+        IntegrityError: One was written to since, or is gone.
+    """
+    for identity in identities:
+        uri = str(identity[0])
+        if identity_of(uri) != identity:
+            raise IntegrityError(
+                f"{uri} was written to since it was listed, and its rows may be others now. Nothing was published; run "
+                f"the same command again."
+            )
 
 
 def table_digest(table: pa.Table) -> str:

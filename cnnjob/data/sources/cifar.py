@@ -19,7 +19,7 @@ import numpy as np
 
 from cnnjob import storage
 from cnnjob.config.prepare import SourceConfig
-from cnnjob.data.sources.base import Listing, check_labels, identity_of
+from cnnjob.data.sources.base import Listing, check_labels, check_unchanged, identity_of
 from cnnjob.data.sources.records import RecordFile, RecordReader, list_records
 from cnnjob.errors import DatasetError
 
@@ -53,10 +53,17 @@ class CifarSource:
 
     def digest(self) -> str:
         """Of the files' names, sizes and times."""
-        return storage.digest_of([identity_of(uri) for uri in self._inputs])
+        return storage.digest_of(list(self._identities.values()))
 
     def listing(self, scratch: str) -> Listing:
-        """Read the labels; unpack an archive into ``scratch`` first."""
+        """Read the labels; unpack an archive into ``scratch`` first.
+
+        Raises:
+            DatasetError: See ``Source``.
+            IntegrityError: A file was written to meanwhile: pictures and labels may be of two sets.
+        """
+        # Before what is in the files: one that is exchanged in between is then another one when it is read.
+        identities = self._identities
         if self._is_archive:
             self._unpack(storage.join(scratch, "cifar"))
             found = {PurePosixPath(name).name: name for name in storage.list_files(storage.join(scratch, "cifar"))}
@@ -67,17 +74,31 @@ class CifarSource:
         if not batches:
             raise DatasetError(f"{self._uri} has none of CIFAR's binary files, such as data_batch_1.bin or train.bin.")
         variant = self._variant(batches)
-        files = tuple(RecordFile(uris[name], "test" if name.startswith("test") else "train") for name in batches)
+        files = tuple(
+            RecordFile(
+                uris[name],
+                "test" if name.startswith("test") else "train",
+                identities[self._uri if self._is_archive else uris[name]],
+            )
+            for name in batches
+        )
         labels = [_read_labels(file.uri, variant) for file in files]
         every = np.concatenate(labels)
         names = self._class_names(uris.get(variant.names_file), variant)
         check_labels(every, names, self._uri)
+        check_unchanged(identities.values())
         rows = list_records(files, [len(found) for found in labels], every)
-        return Listing(rows, names, RecordReader(files, variant.label_bytes, _SHAPE, planar=True))
+        reader = RecordReader(files, variant.label_bytes, _SHAPE, planar=True)
+        return Listing(rows, names, reader, identities=list(identities.values()))
 
     @property
     def _is_archive(self) -> bool:
         return storage.name(self._uri).endswith((".tar.gz", ".tgz", ".tar"))
+
+    @cached_property
+    def _identities(self) -> dict[str, list[object]]:
+        """Of each file, or of the archive."""
+        return {uri: identity_of(uri) for uri in self._inputs}
 
     @cached_property
     def _inputs(self) -> list[str]:
@@ -113,6 +134,8 @@ class CifarSource:
         return tuple(line.strip() for line in lines if line.strip())
 
     def _unpack(self, target: str) -> None:
+        # What an earlier run has unpacked need not be of this archive.
+        storage.remove(target)
         filesystem, path = storage.resolve(self._uri)
         try:
             with (

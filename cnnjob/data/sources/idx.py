@@ -14,7 +14,7 @@ import numpy as np
 
 from cnnjob import storage
 from cnnjob.config.prepare import SourceConfig
-from cnnjob.data.sources.base import Listing, check_labels, identity_of
+from cnnjob.data.sources.base import Listing, check_labels, check_unchanged, identity_of
 from cnnjob.data.sources.records import (
     RecordFile,
     RecordReader,
@@ -55,10 +55,17 @@ class IdxSource:
 
     def digest(self) -> str:
         """Of the files' names, sizes and times."""
-        return storage.digest_of([identity_of(uri) for pair in self._pairs.values() for uri in pair])
+        return storage.digest_of(list(self._identities.values()))
 
     def listing(self, scratch: str) -> Listing:
-        """Read headers and labels; unpack .gz files of images into ``scratch``."""
+        """Read headers and labels; unpack .gz files of images into ``scratch``.
+
+        Raises:
+            DatasetError: See ``Source``.
+            IntegrityError: A file was written to meanwhile: pictures and labels may be of two sets.
+        """
+        # Before what is in the files: one that is exchanged in between is then another one when it is read.
+        identities = self._identities
         files, counts, labels, shapes = [], [], [], set()
         for split, (images, label_file) in self._pairs.items():
             header = _read_header(images)
@@ -69,7 +76,7 @@ class IdxSource:
                     f"belong together. Correct the folder."
                 )
             raw = _unpacked(images, header, scratch)
-            files.append(RecordFile(raw, split, header.size))
+            files.append(RecordFile(raw, split, identities[images], header.size))
             counts.append(len(found))
             labels.append(found)
             shapes.add(header.dimensions[1:])
@@ -78,7 +85,14 @@ class IdxSource:
         every = np.concatenate(labels)
         names = self._class_names or tuple(str(number) for number in range(int(every.max(initial=-1)) + 1))
         check_labels(every, names, self._folder)
-        return Listing(list_records(files, counts, every), names, RecordReader(tuple(files), 0, shapes.pop()))
+        check_unchanged(identities.values())
+        reader = RecordReader(tuple(files), 0, shapes.pop())
+        return Listing(list_records(files, counts, every), names, reader, identities=list(identities.values()))
+
+    @cached_property
+    def _identities(self) -> dict[str, list[object]]:
+        """Of each file."""
+        return {uri: identity_of(uri) for pair in self._pairs.values() for uri in pair}
 
     @cached_property
     def _pairs(self) -> dict[str, tuple[str, str]]:
@@ -157,6 +171,6 @@ def _unpacked(uri: str, header: _Header, scratch: str) -> str:
     if not storage.name(uri).endswith(".gz"):
         return uri
     target = storage.join(scratch, storage.name(uri).removesuffix(".gz"))
-    if storage.size(target) != header.file_bytes:
-        unpack_gzip(uri, target, header.file_bytes)
+    # Also where an earlier run has: of what that found nothing says that it was this file.
+    unpack_gzip(uri, target, header.file_bytes)
     return target

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from cnnjob import storage
-from cnnjob.data.sources.base import listing_table
-from cnnjob.errors import DatasetError
+from cnnjob.data.sources.base import check_unchanged, listing_table
+from cnnjob.errors import DatasetError, IntegrityError
 from cnnjob.schema import ID, SPLITS
 
 FILE = "_file"
@@ -26,11 +26,13 @@ class RecordFile:
     Attributes:
         uri: The raw file.
         split: The split it is given for.
+        identity: What the file that was listed was before, see ``identity_of``: this one, or the packed one it is from.
         header_bytes: Bytes before the first record.
     """
 
     uri: str
     split: str
+    identity: list[object]
     header_bytes: int = 0
 
 
@@ -56,12 +58,19 @@ class RecordReader:
         return self.skip_bytes + int(np.prod(self.shape))
 
     def read(self, rows: pa.Table) -> Iterator[np.ndarray]:
-        """The pixels of listed rows."""
+        """The pixels of listed rows.
+
+        Raises:
+            IntegrityError: A file was written to since it was listed: the labels are those of other pictures.
+        """
         files, records = rows.column(FILE).to_numpy(), rows.column(RECORD).to_numpy()
+        listed = [self.files[number].identity for number in np.unique(files)]
+        check_unchanged(listed)
         breaks = np.flatnonzero((np.diff(files) != 0) | (np.diff(records) != 1)) + 1
         for run in np.split(np.arange(len(rows)), breaks):
             if len(run):
                 yield from self._records(self.files[files[run[0]]], int(records[run[0]]), len(run))
+        check_unchanged(listed)
 
     def uris(self, rows: pa.Table) -> list[str]:
         """The ids, which name a split and a record of it."""
@@ -80,7 +89,9 @@ class RecordReader:
         with storage.told(file.uri), filesystem.open_input_file(path) as stream:
             content = stream.read_at(count * self.record_bytes, offset)
         if len(content) < count * self.record_bytes:
-            raise DatasetError(f"{file.uri} has become shorter while it was read. Nothing was written.")
+            raise IntegrityError(
+                f"{file.uri} has become shorter while it was read. Nothing was published; run the same command again."
+            )
         records = np.frombuffer(content, dtype=np.uint8).reshape(count, self.record_bytes)[:, self.skip_bytes :]
         if self.planar:
             height, width, channels = self.shape

@@ -1,6 +1,7 @@
 """A manifest: a CSV or Parquet table with a row for each image, by URI or with the encoded bytes inside.
 
-Parquet may be one file or a folder of them. Bytes inside are never read when the table is listed: a unit's task
+Parquet may be one file or a folder of them, at any depth. A relative URI starts at the folder that the file lies in, or
+at the folder of files, whichever of them it is in. Bytes inside are never read when the table is listed: a unit's task
 reads its own rows, a batch at a time. A column of structs with a field ``bytes`` is read too (Hugging Face's form).
 """
 
@@ -18,11 +19,11 @@ import pyarrow.parquet as pq
 from cnnjob import storage
 from cnnjob.config.prepare import ColumnsConfig, PrepareConfig
 from cnnjob.data.decode import Refusal
-from cnnjob.data.sources.base import Content, Listing, identity_of, listing_table, table_digest
+from cnnjob.data.sources.base import Content, Listing, check_unchanged, identity_of, listing_table, table_digest
 from cnnjob.data.sources.files import MTIME, PATH, SIZE, UNKNOWN, FileReader, root_of
 from cnnjob.data.sources.labels import given_of, labels_of
 from cnnjob.data.sources.tabular import FILE, GROUP, OFFSET, URI_COLUMN, read_columns, table_files
-from cnnjob.errors import DatasetError, IntegrityError
+from cnnjob.errors import DatasetError
 from cnnjob.schema import ID
 
 _LABEL, _SPLIT = "_label", "_split"
@@ -56,25 +57,18 @@ class BytesReader:
         for run in _runs(files):
             number = int(files[run[0]])
             uri = self.files[number]
-            self._check(number)
+            check_unchanged([self.identities[number]])
             filesystem, path = storage.resolve(uri)
             # Opened once for all its groups: reading the footer takes longer than reading a small group.
             with storage.told(uri), filesystem.open_input_file(path) as stream, pq.ParquetFile(stream) as parquet:
                 for part in _runs(groups[run]):
                     yield from self._group(parquet, int(groups[run][part[0]]), offsets[run][part])
-            self._check(number)
+            check_unchanged([self.identities[number]])
 
     def uris(self, rows: pa.Table) -> list[str]:
         """File, row group and offset of listed rows."""
         places = (rows.column(name).to_pylist() for name in (FILE, GROUP, OFFSET))
         return [f"{self.files[file]}#{group}/{offset}" for file, group, offset in zip(*places, strict=True)]
-
-    def _check(self, number: int) -> None:
-        if identity_of(self.files[number]) != self.identities[number]:
-            raise IntegrityError(
-                f"{self.files[number]} was written to since it was listed, and its rows may be others now. Nothing was "
-                f"published; run the same command again."
-            )
 
     def _group(self, parquet: pq.ParquetFile, group: int, offsets: np.ndarray) -> Iterator[Content]:
         """The images at ascending offsets of one row group."""
@@ -135,13 +129,20 @@ class TableSource:
             files, identities = tuple(self._files), tuple(self._identities)
             reader: Any = BytesReader(files, identities, self._columns.image, config.limits.max_bytes)
             mean = sum(storage.size(uri) or 0 for uri in self._files) / len(table)
-            return Listing(table, class_names, reader, fields, runs=self._runs(), mean_bytes=mean)
-        root = root_of(storage.parent(self._files[0]))
-        return Listing(table, class_names, FileReader(root, config.limits.max_bytes), fields)
+            return Listing(
+                table, class_names, reader, fields, runs=self._runs(), mean_bytes=mean, identities=identities
+            )
+        return Listing(table, class_names, FileReader(self._root, config.limits.max_bytes), fields)
 
     @cached_property
     def _files(self) -> list[str]:
         return table_files(self._uri)
+
+    @property
+    def _root(self) -> str:
+        """Where relative URIs start: the folder that the table lies in, or the table where it is a folder of files."""
+        is_file = self._files == [self._uri]
+        return root_of(storage.parent(self._uri) if is_file else self._uri)
 
     @cached_property
     def _identities(self) -> list[list[object]]:
@@ -175,7 +176,7 @@ class TableSource:
         uris = table.column(URI_COLUMN).combine_chunks()
         if ID not in table.column_names:
             table = table.append_column(ID, uris)
-        sizes, times = _looked_at(uris, root_of(storage.parent(self._files[0])))
+        sizes, times = _looked_at(uris, self._root)
         table = table.drop_columns(URI_COLUMN).append_column(PATH, uris.cast(pa.binary()))
         return table.append_column(SIZE, sizes).append_column(MTIME, times)
 
