@@ -174,7 +174,8 @@ def show(result: ScoreResult | RangeResult, console: Console) -> None:
     """The result for people."""
     if isinstance(result, RangeResult):
         count = len(result.dates)
-        console.say(f"{count} dates were missing and are scored" if count else "Nothing to do: no date is missing")
+        were = "1 date was missing and is scored" if count == 1 else f"{count} dates were missing and are scored"
+        console.say(were if count else "Nothing to do: no date is missing")
         return
     state = "Published" if result.published else "Nothing to do, already published:"
     rate = f", {result.images_per_s:,.0f} images/s" if result.images_per_s else ""

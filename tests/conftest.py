@@ -31,13 +31,15 @@ def digits_rows(digits):
 
 
 @pytest.fixture(scope="session")
-def trained(digits):
+def trained(digits, tmp_path_factory: pytest.TempPathFactory):
     """The default net after one epoch on the digits."""
-    from tests.helpers import TrainingRun, train_config
+    from tests.helpers import default_net
+    from tests.workers import job_of, worker_of
 
-    run = TrainingRun(digits, train_config(digits, num_epochs=1, global_batch_size=32))
-    run.train_epoch(1)
-    return run.module.eval()
+    net, folder = default_net(digits.manifest), tmp_path_factory.mktemp("trained")
+    worker = worker_of(job_of(digits, folder, net, num_workers=1, num_epochs=1, global_batch_size=32))
+    worker.run()
+    return worker.learner.module.eval()
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Small real things for tests: a source of random images, preparing and training in this process, a bundle.
+"""Small real things for tests: a source of random images, preparing in this process, a bundle.
 
 Nothing here starts Ray: where the product spreads a plain function over a cluster, it is called here in a loop.
 """
@@ -14,7 +14,6 @@ from unittest import mock
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from cnnjob.config.prepare import ImageConfig, LimitsConfig, PrepareConfig, ShardsConfig, SourceConfig, SplitConfig
 from cnnjob.config.score import InputConfig, ScoreConfig, UnitsConfig
@@ -24,19 +23,13 @@ from cnnjob.data.manifest import Image, Manifest, Shard, Split, Statistics
 from cnnjob.data.rows import Rows, read_rows
 from cnnjob.data.sources.base import Listing, listing_table
 from cnnjob.models.bundle import DESCRIPTION, ONNX, SAFETENSORS, Bundle, describe
-from cnnjob.models.cnn import Classifier, build
+from cnnjob.models.cnn import Classifier
 from cnnjob.models.export import export_onnx, weights
 from cnnjob.models.presets import net_for
 from cnnjob.models.spec import Block, Net
 from cnnjob.progress import Silent
 from cnnjob.schema import DATASET_FORMAT_VERSION, ID, SPLITS
 from cnnjob.scoring.plan import ScoringModel
-from cnnjob.training.checkpoint import Checkpoint, Progress
-from cnnjob.training.feed import Place, Run, TrainingFeed
-from cnnjob.training.loop import EpochSums, Trainer, train_epoch
-from cnnjob.training.metrics import Tally
-from cnnjob.training.optim import Average, learning_rate, make_optimizer, restore, set_learning_rate
-from cnnjob.training.order import num_steps
 
 CLASS_NAMES = ("ant", "bee", "cat")
 SMALL = (8, 8)
@@ -168,8 +161,7 @@ def small_net(manifest: Manifest, *, dropout: float = 0.0) -> Net:
 
 def default_net(manifest: Manifest) -> Net:
     """The default preset for the manifest's images."""
-    blocks = (Block(16, padding=1, pool=2), Block(32, padding=1, pool=2))
-    return Net(manifest.image.shape, len(manifest.class_names), blocks, (64,))
+    return net_for(ModelConfig(preset="default"), manifest.image.shape, len(manifest.class_names))
 
 
 def train_config(dataset: Dataset, *, optimizer: OptimizerConfig | None = None, **values: Any) -> TrainConfig:
@@ -177,70 +169,17 @@ def train_config(dataset: Dataset, *, optimizer: OptimizerConfig | None = None, 
     return TrainConfig(dataset=dataset.path, name="test", optimizer=optimizer or OptimizerConfig(), **values)
 
 
-class TrainingRun:
-    """A run on one rank, put together from the plain parts as a worker does it, without Ray."""
-
-    def __init__(self, dataset: Dataset, config: TrainConfig, net: Net | None = None) -> None:
-        torch.set_num_threads(1)
-        self.dataset = dataset
-        self.config = config
-        statistics = dataset.manifest.statistics
-        self.module = build(net or default_net(dataset.manifest), statistics.mean, statistics.std, seed=config.seed)
-        self.optimizer = make_optimizer(config.optimizer, self.module.parameters())
-        decay = config.optimizer.ema_decay
-        self.average = Average(self.module.parameters(), decay) if decay else None
-        self.epoch = 0
-
-    def train_epoch(self, epoch: int) -> EpochSums:
-        """One epoch, 1 on."""
-        config, manifest = self.config, self.dataset.manifest
-        steps = num_steps(manifest.splits["train"].rows, config.global_batch_size)
-        feed = TrainingFeed(Run(self.dataset.path, manifest, Place(0, 1), config.global_batch_size, config.seed))
-
-        def before(step: int) -> None:
-            rate = learning_rate(config.optimizer, step, steps * config.num_epochs)
-            set_learning_rate(self.optimizer, rate)
-
-        def after(step: int) -> None:
-            if self.average:
-                self.average.update(self.module.parameters(), step)
-
-        bf16 = config.precision == "bf16"
-        trainer = Trainer(self.module, self.optimizer, 1, before, after, torch.device("cpu"), bf16)
-        torch.manual_seed(config.seed + epoch)
-        self.epoch = epoch
-        classes = len(manifest.class_names)
-        return train_epoch(trainer, feed.epoch(epoch), first_step=(epoch - 1) * steps, tally=Tally.zero(classes))
-
-    def checkpoint(self) -> Checkpoint:
-        """Everything the run needs to go on."""
-        state = {name: tensor.detach().clone() for name, tensor in self.module.state_dict().items()}
-        average = {str(k): tensor for k, tensor in enumerate(self.average.tensors)} if self.average else {}
-        progress = Progress(self.epoch, 0, self.epoch, 0.5, 0.75, "run", self.dataset.manifest.fingerprint)
-        return Checkpoint(progress, state, state, average, self.optimizer.state_dict())
-
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Take up the state of a checkpoint."""
-        self.module.load_state_dict(dict(checkpoint.weights))
-        restore(self.optimizer, checkpoint.optimizer)
-        if self.average:
-            for number, tensor in enumerate(self.average.tensors):
-                tensor.copy_(checkpoint.average[str(number)])
-        self.epoch = checkpoint.progress.epoch
-
-
 def description_of(manifest: Manifest) -> dict[str, Any]:
     """What ``model.json`` says of the default net for the manifest's data, without the format version."""
     statistics = manifest.statistics
-    net = net_for(ModelConfig(preset="default"), manifest.image.shape, len(manifest.class_names))
     return {
-        "architecture": dataclasses.asdict(net),
+        "architecture": dataclasses.asdict(default_net(manifest)),
         "class_names": manifest.class_names,
         "image": manifest.image.model_dump(),
         "mean": statistics.mean,
         "std": statistics.std,
         "data_fingerprint": manifest.fingerprint,
-        "drift_reference": {"class_shares": statistics.class_shares},
+        "drift_reference": {"pixel_histogram": statistics.pixel_histogram, "class_shares": statistics.class_shares},
         "config": {"seed": 0},
         "git_commit": None,
         "metrics": {},

@@ -33,7 +33,7 @@ from cnnjob.scoring.work import Receipt, do_unit
 from cnnjob.tracking.registry import Resolved
 from pipelines import score
 from pipelines.score import ScoreResult
-from tests.forked import PROCESSES
+from tests.forked import PROCESSES, apart
 
 DATE = dt.date(2024, 2, 29)
 EVENING, MORNING = dt.datetime(2024, 2, 29, 20, tzinfo=dt.UTC), dt.datetime(2024, 3, 1, 6, tzinfo=dt.UTC)
@@ -97,7 +97,19 @@ class Quiet:
 
 def score_here(work: Work, date: dt.date = DATE) -> ScoreResult:
     """Score in this process."""
-    resolved = Resolved("digits", work.version, read_bundle(Path(work.bundle), expected_digest=None, where="model"))
+    with in_a_loop(work):
+        return _SCORE_DATE(work.config, date, resolved_of(work), Quiet())
+
+
+def resolved_of(work: Work) -> Resolved:
+    """Its model, as the registry would give it."""
+    bundle = read_bundle(Path(work.bundle), expected_digest=None, where="model")
+    return Resolved("digits", work.version, bundle)
+
+
+@contextmanager
+def in_a_loop(work: Work) -> Iterator[None]:
+    """Inside, units are done one after another in this process, and the clock says what the work's does."""
 
     def loop(config: Any, units: Any, desk: Any, resolved: Any, *_: Any) -> Iterator[Receipt]:
         engine = Engine(resolved.bundle.files[ONNX], threads=1, batch_size=64)
@@ -107,13 +119,7 @@ def score_here(work: Work, date: dt.date = DATE) -> ScoreResult:
         return nullcontext(Sizes(1, 1, 64, use_gpu=False, bf16=False) if units else None)
 
     with mock.patch.multiple(score, _ray_for=no_ray, _score=loop, now=lambda: work.clock):
-        return _SCORE_DATE(work.config, date, resolved, Quiet())
-
-
-def kill(phase: str, marks: Path, **where: int | str) -> dict[str, Any]:
-    """A fault: SIGKILL at a named instant."""
-    name = "-".join([phase, *(f"{key}{value}" for key, value in where.items())]).replace(" ", "-")
-    return {"phase": phase, "signal": "SIGKILL", "mark": str(marks / name), "where": where}
+        yield
 
 
 def score_apart(work: Work, faults: list[dict[str, Any]] | None = None, *, full_at: int | None = None) -> int:
@@ -136,12 +142,8 @@ def begin_apart(work: Work, faults: list[dict[str, Any]] | None = None, full_at:
 
 def peak_apart(work: Work) -> int:
     """Score in a process of its own; the bytes by which its memory grew, at its peak."""
-    ours, theirs = PROCESSES.Pipe(duplex=False)
-    process = PROCESSES.Process(target=_measure, args=(work, theirs), daemon=True)
-    process.start()
-    theirs.close()
-    with ours:
-        return int(ours.recv())
+    with apart(_measure, work) as (_, said):
+        return int(said.recv())
 
 
 def _measure(work: Work, result: Any) -> None:

@@ -54,12 +54,6 @@ def ended(work: Work, folder: Path, faults: list[dict[str, Any]] | None = None) 
         return process.returncode, json.loads(out) if out else {}, err
 
 
-def sign(phase: str, marks: Path, **where: int | str) -> dict[str, Any]:
-    """A fault that harms nobody and leaves its mark."""
-    name = "-".join([phase, *(f"{key}{value}" for key, value in where.items())])
-    return {"phase": phase, "signal": "SIGCONT", "mark": str(marks / name), "where": where}
-
-
 def wait_for(mark: str, process: subprocess.Popen[str]) -> None:
     """Wait until the instant is reached."""
     deadline = time.monotonic() + END_S

@@ -9,7 +9,6 @@ from cnnjob.config import kinds
 from cnnjob.config.train import TrainConfig
 from cnnjob.data.manifest import read_manifest
 from cnnjob.models.presets import net_for
-from cnnjob.training import checkpoint, journal
 from cnnjob.training.worker import TrainJob
 from pipelines.confs import shipped
 from tests import workers
@@ -35,11 +34,7 @@ def undisturbed(config: TrainConfig, folder: Path) -> Ended:
 
 def left_by(config: TrainConfig) -> Ended:
     """What the run of a config has left."""
-    run_folder = f"{config.storage}/{config.name}"
-    found, damaged = checkpoint.latest(run_folder)
-    assert found is not None
-    assert not damaged
-    return Ended(1, found, list(journal.read(run_folder, set())))
+    return workers.left_by(f"{config.storage}/{config.name}")
 
 
 def run_in_mlflow(config: TrainConfig) -> tuple[MlflowClient, Any]:

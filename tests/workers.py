@@ -20,6 +20,7 @@ import torch._inductor
 import torch.distributed as dist
 
 from cnnjob import phases
+from cnnjob.models.spec import Net
 from cnnjob.training import checkpoint, feed, journal
 from cnnjob.training.checkpoint import Checkpoint
 from cnnjob.training.feed import Place
@@ -70,27 +71,41 @@ class Ended:
         epochs = [[entry[name] for name in FIGURES] for entry in self.entries if entry["kind"] == journal.EPOCH]
         return [*epochs, *[e["evaluation"] for e in self.entries if e["kind"] == journal.TEST]]
 
+    @property
+    def tensors(self) -> dict[tuple[str | int, str], torch.Tensor]:
+        """All that was trained: weights, those of the best epoch, moving average, and what the optimizer keeps."""
+        kept = self.checkpoint
+        groups = {"weights": kept.weights, "best": kept.best, "average": kept.average, **kept.optimizer["state"]}
+        return {(group, name): tensor for group, tensors in groups.items() for name, tensor in tensors.items()}
+
     def same_as(self, other: "Ended") -> bool:
         """Whether the two left the same bits."""
-        pairs = ("weights", "best", "average")
-        tensors = [(getattr(self.checkpoint, name), getattr(other.checkpoint, name)) for name in pairs]
-        equal = all(torch.equal(mine[key], theirs[key]) for mine, theirs in tensors for key in mine)
+        mine, theirs = self.tensors, other.tensors
+        equal = mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
         progress = dataclasses.replace(self.checkpoint.progress, run_id=other.checkpoint.progress.run_id)
         return equal and self.figures == other.figures and progress == other.checkpoint.progress
 
 
-def job_of(dataset: Dataset, run_folder: Path, **config: Any) -> TrainJob:
-    """A job of a small net on a data set."""
-    net = small_net(dataset.manifest, dropout=0.25)
+def job_of(dataset: Dataset, run_folder: Path, net: Net | None = None, **config: Any) -> TrainJob:
+    """A job of a net, by default a small one, on a data set."""
+    net = net or small_net(dataset.manifest, dropout=0.25)
     return TrainJob(
         train_config(dataset, **config), dataset.manifest, net, str(run_folder), "run", 1, 0.0, {}, "attempt"
     )
 
 
-def kill(phase: str, marks: Path, **where: int | str) -> dict[str, Any]:
-    """A fault: SIGKILL at a named instant."""
-    name = "-".join([phase, *(f"{key}{value}" for key, value in where.items())]).replace(" ", "-")
-    return {"phase": phase, "signal": "SIGKILL", "mark": str(marks / name), "where": where}
+def worker_of(job: TrainJob) -> Worker:
+    """The one worker of a job, in this process."""
+    assert job.config.num_workers == 1
+    return Worker(job, BareGroup(Place(0, 1), job.run_folder))
+
+
+def left_by(run_folder: str, starts: int = 1) -> Ended:
+    """What a run has left."""
+    found, damaged = checkpoint.latest(run_folder)
+    assert found is not None, damaged
+    assert not damaged
+    return Ended(starts, found, list(journal.read(run_folder, set())))
 
 
 def run(job: TrainJob, faults: list[dict[str, Any]] | None = None, *, window_bytes: int = WINDOW_BYTES) -> Ended:
@@ -103,9 +118,7 @@ def run(job: TrainJob, faults: list[dict[str, Any]] | None = None, *, window_byt
     """
     for starts in range(1, MAX_STARTS + 1):
         if _run_once(job, faults or [], window_bytes):
-            found, damaged = checkpoint.latest(job.run_folder)
-            assert found is not None, damaged
-            return Ended(starts, found, list(journal.read(job.run_folder, set())))
+            return left_by(job.run_folder, starts)
     raise AssertionError(f"the run was started {MAX_STARTS} times and did not end")
 
 

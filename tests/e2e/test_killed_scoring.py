@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from cnnjob.scoring.table import current
-from tests.nights import EVENING, Work, content_of, files_of, kill, score_here
-from tests.ray_nights import begun, ended, raylet_of, sign, wait_for
+from tests.instants import kill, sign
+from tests.nights import EVENING, Work, content_of, files_of, score_here
+from tests.ray_nights import begun, ended, raylet_of, wait_for
 from tests.ray_nights import kill as kill_process
 
 UNITS = 88

@@ -112,7 +112,10 @@ def test_mode_error_leaves_what_is_published(line: Line, console: Console) -> No
 @pytest.mark.parametrize(
     ("sets", "told"),
     [
-        (["engine.num_processes=99", "units.target_rows=1"], "engine.num_processes 99 x 1 CPU each .* the Ray of this process has"),
+        (
+            ["engine.num_processes=99", "units.target_rows=1"],
+            "engine.num_processes 99 x 1 CPU each .* the Ray of this process has",
+        ),
         (["engine.use_gpu=true", "engine.num_processes=3", "units.target_rows=1"], "use_gpu asks for 3 GPUs"),
     ],
 )

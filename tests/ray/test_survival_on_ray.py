@@ -8,7 +8,7 @@ import pytest
 from cnnjob import phases
 from pipelines import train
 from pipelines.console import Console
-from tests import workers
+from tests.instants import kill
 from tests.line import Line
 from tests.runs import assert_one_point_a_step, config_of, left_by, undisturbed
 
@@ -21,8 +21,8 @@ def test_a_worker_that_dies_and_one_that_hangs(
     """Workers are started again by themselves; weights and metrics are those of an undisturbed run, bit for bit."""
     config = config_of(line.result.dataset, tmp_path, 2)
     faults = [
-        workers.kill("step", tmp_path, rank=1, epoch=2, step=3),
-        {**workers.kill("step", tmp_path, rank=0, epoch=4, step=5), "signal": "SIGSTOP"},
+        kill("step", tmp_path, rank=1, epoch=2, step=3),
+        {**kill("step", tmp_path, rank=0, epoch=4, step=5), "signal": "SIGSTOP"},
     ]
     monkeypatch.setattr(train, "worker_environment", lambda: {phases.ENVIRONMENT: json.dumps(faults)})
     train.run(config, console)

@@ -17,7 +17,8 @@ import pytest
 from cnnjob.errors import DatasetError
 from cnnjob.scoring.table import current
 from tests import nights
-from tests.nights import DATE, EVENING, Work, content_of, files_of, folder_of_pictures, kill, killed, score_apart
+from tests.instants import kill
+from tests.nights import DATE, EVENING, Work, content_of, files_of, folder_of_pictures, killed, score_apart
 
 UNITS = 3
 PICTURES = 150

@@ -3,6 +3,8 @@ import json
 import pickle
 import shutil
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -15,17 +17,25 @@ from cnnjob.errors import FormatVersionError, IntegrityError, StorageError
 from cnnjob.training import checkpoint
 from cnnjob.training.checkpoint import DESCRIPTION, FOLDER, Checkpoint, latest, read, save, write
 from cnnjob.training.metrics import Tally
-from tests.helpers import TrainingRun, small_net, train_config, training_rows
+from cnnjob.training.worker import TrainJob
+from tests.helpers import training_rows
+from tests.workers import job_of, worker_of
 
 TENSORS = ("weights", "best", "average", "optimizer", "partial")
 FILES = (DESCRIPTION, *(f"{name}.safetensors" for name in TENSORS))
 
 
-def run_of(dataset, optimizer: str, ema: float | None) -> TrainingRun:
+def job_with(dataset, run_folder: Path, optimizer: str, ema: float | None) -> TrainJob:
+    """A run of one worker and one epoch of a few steps."""
     moves = OptimizerConfig(name=optimizer, ema_decay=ema)
-    run = TrainingRun(dataset, train_config(dataset, optimizer=moves), small_net(dataset.manifest))
-    run.train_epoch(1)
-    return run
+    return job_of(dataset, run_folder, num_workers=1, num_epochs=1, global_batch_size=4, optimizer=moves)
+
+
+def trained(job: TrainJob) -> Checkpoint:
+    """What the job's worker hands over to be written, after real steps."""
+    with mock.patch.object(checkpoint, "save", wraps=save) as saved:
+        worker_of(job).run()
+    return saved.call_args.args[0]
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +44,9 @@ def dataset(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def kept(dataset):
-    """A checkpoint of a run of AdamW with a moving average, after real steps."""
-    return run_of(dataset, "adamw", 0.9).checkpoint()
+def kept(dataset, tmp_path_factory):
+    """A checkpoint of a run of AdamW with a moving average."""
+    return trained(job_with(dataset, tmp_path_factory.mktemp("kept"), "adamw", 0.9))
 
 
 def at(kept, epoch: int, step: int = 0) -> Checkpoint:
@@ -65,25 +75,43 @@ def assert_equal(one: checkpoint.Tensors, other: checkpoint.Tensors) -> None:
     assert all(one[name].dtype == other[name].dtype and torch.equal(one[name], other[name]) for name in one)
 
 
+def assert_same_optimizer(one: dict[str, Any], other: dict[str, Any]) -> None:
+    """The same moments, of some parameter, and the same settings, be they tuples or lists."""
+    assert one["state"].keys() == other["state"].keys() != set()
+    for number, moments in one["state"].items():
+        assert_equal(moments, other["state"][number])
+    assert json.dumps(one["param_groups"]) == json.dumps(other["param_groups"])
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 @pytest.mark.parametrize("ema", [None, 0.9])
 def test_checkpoint_reads_back_equal(dataset, tmp_path, optimizer, ema):
     """Progress, weights, best weights, average and optimizer state come back bit for bit."""
-    run = run_of(dataset, optimizer, ema)
-    wrote = run.checkpoint()
-    write(wrote, str(tmp_path))
-    found = read(str(tmp_path))
+    wrote = trained(job_with(dataset, tmp_path, optimizer, ema))
+    found, _ = latest(str(tmp_path))
     assert found.progress == wrote.progress
     assert_equal(found.weights, wrote.weights)
     assert_equal(found.best, wrote.best)
     assert_equal(found.average, wrote.average)
     assert bool(found.average) == (ema is not None)
-    assert found.optimizer["state"].keys() == wrote.optimizer["state"].keys()
-    for number, values in wrote.optimizer["state"].items():
-        assert_equal(found.optimizer["state"][number], values)
-    restored = run_of(dataset, optimizer, ema)
-    restored.restore(found)
-    assert restored.optimizer.state_dict()["param_groups"][0]["lr"] == wrote.optimizer["param_groups"][0]["lr"]
+    assert_same_optimizer(found.optimizer, wrote.optimizer)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("ema", [None, 0.9])
+def test_an_untrained_net_takes_up_all_of_a_checkpoint(dataset, tmp_path, optimizer, ema):
+    """Weights, best weights, average, moments and learning rate are those of the trained net, and were not before."""
+    job = job_with(dataset, tmp_path, optimizer, ema)
+    wrote = trained(job)
+    learner = worker_of(job).learner
+    assert not any(torch.equal(tensor, wrote.average[name]) for name, tensor in learner.averages().items())
+    assert any(not torch.equal(tensor, wrote.weights[name]) for name, tensor in learner.weights().items())
+    assert learner.optimizer.param_groups[0]["lr"] != wrote.optimizer["param_groups"][0]["lr"]
+    learner.restore(latest(str(tmp_path))[0])
+    assert_equal(learner.weights(), wrote.weights)
+    assert_equal(learner.best, wrote.best)
+    assert_equal(learner.averages(), wrote.average)
+    assert_same_optimizer(learner.optimizer.state_dict(), wrote.optimizer)
 
 
 def test_counts_and_entries_read_back_equal(kept, newest):
@@ -193,7 +221,7 @@ def test_appended_bytes_are_noticed(newest):
 
 def test_files_of_another_checkpoint_are_noticed(newest, dataset, tmp_path):
     """Weights of another checkpoint, sound in themselves, do not pass for this one's."""
-    write(run_of(dataset, "sgd", 0.9).checkpoint(), str(tmp_path / "other"))
+    write(trained(job_with(dataset, tmp_path / "run", "sgd", 0.9)), str(tmp_path / "other"))
     shutil.copy(tmp_path / "other" / "weights.safetensors", newest)
     with pytest.raises(IntegrityError, match="weights"):
         read(str(newest))

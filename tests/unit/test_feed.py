@@ -8,14 +8,13 @@ import torch
 from cnnjob.data.rows import read_spans, spans
 from cnnjob.errors import IntegrityError, ResourceError
 from cnnjob.training import blocks as block_module
-from cnnjob.training import checkpoint, feed, journal
+from cnnjob.training import feed
 from cnnjob.training.blocks import BlockReader
 from cnnjob.training.feed import ARROW_BYTES, EvaluationFeed, Place, Run, TrainingFeed, choose_feed, feed_of
 from cnnjob.training.order import WINDOW_BYTES
 from cnnjob.training.stream import StreamingFeed
-from cnnjob.training.worker import Worker
 from tests.helpers import manifest_of, rows_of, training_rows
-from tests.workers import BareGroup, Ended, job_of
+from tests.workers import job_of, left_by, worker_of
 
 ROWS = 23
 
@@ -185,17 +184,6 @@ def test_what_reading_raises_arrives(dataset, small_windows, monkeypatch):
     assert not [thread for thread in threading.enumerate() if thread.name == "ahead"]
 
 
-def test_evaluation_is_the_same_where_nothing_is_kept(dataset, small_windows):
-    """Batches of a split that is read anew each time are those of one that is kept."""
-    kept, read = (
-        EvaluationFeed(dataset.path, dataset.manifest, "train", Place(1, 2), batch_size=3, keep=keep)
-        for keep in (True, False)
-    )
-    pairs = list(zip(kept.batches(), read.batches(), strict=True))
-    assert all(torch.equal(one.images, other.images) and torch.equal(one.labels, other.labels) for one, other in pairs)
-    assert len(pairs) == 4
-
-
 def test_evaluation_reads_a_row_group_at_a_time_elsewhere(dataset):
     """Where rows are read elsewhere, each row group of a rank's part is asked for once, and one at a time."""
     asked = []
@@ -230,10 +218,8 @@ def test_the_budget_changes_no_weight(dataset, small_windows, tmp_path):
     for name, budget in (("kept", 10**9), ("streamed", 4_000)):
         job = job_of(dataset, tmp_path / name, num_epochs=3, num_workers=1, cache_bytes_per_worker=budget)
         assert feed_of(job.config, job.manifest).kind == {"kept": "in memory"}.get(name, name)
-        Worker(job, BareGroup(Place(0, 1), job.run_folder)).run()
-        found, _ = checkpoint.latest(job.run_folder)
-        assert found is not None
-        ended.append(Ended(1, found, list(journal.read(job.run_folder, set()))))
+        worker_of(job).run()
+        ended.append(left_by(job.run_folder))
     assert ended[0].same_as(ended[1])
 
 

@@ -6,19 +6,19 @@ from itertools import cycle
 import pytest
 
 from cnnjob.training import feed
-from cnnjob.training.feed import feed_of
+from cnnjob.training.feed import feed_of, streaming_bytes
 from cnnjob.training.order import num_steps
 from cnnjob.training.stop import ask_to_stop
 from tests import workers
 from tests.helpers import Dataset, PictureSource, prepare, prepare_config
-from tests.workers import job_of, kill
+from tests.instants import kill
+from tests.workers import job_of
 
 WORLD = 3
 EPOCHS = 2
 BATCH = 30
 ROW_BYTES = 192
 WINDOW = 8 * ROW_BYTES
-BUDGETS = {"in memory": 10**9, "streamed": (2 * 8 + 3 * 4) * ROW_BYTES}
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +37,9 @@ def job(dataset, tmp_path, monkeypatch):
     assert dataset.manifest.splits["train"].rows % BATCH == 1, "the last step is to have one row"
 
     def make(kind, name):
+        budget = {"in memory": 10**9, "streamed": streaming_bytes(dataset.manifest)}[kind]
         options = {"num_workers": WORLD, "num_epochs": EPOCHS, "global_batch_size": BATCH}
-        found = job_of(dataset, tmp_path / name, cache_bytes_per_worker=BUDGETS[kind], **options)
+        found = job_of(dataset, tmp_path / name, cache_bytes_per_worker=budget, **options)
         assert feed_of(found.config, found.manifest).kind == kind
         return found
 

@@ -18,10 +18,10 @@ def evaluated(classes: int, num_rows: int = 400):
     return merge_evaluations([count(labels, np.log(scores / scores.sum(axis=1, keepdims=True)), 0)])
 
 
-def size_of(png: bytes) -> tuple[int, int]:
+def assert_fits_a_screen(png: bytes) -> None:
     with Image.open(io.BytesIO(png)) as picture:
         picture.load()
-        return picture.size
+        assert all(200 < side < 2000 for side in picture.size)
 
 
 @pytest.mark.parametrize("classes", [2, 10, 100])
@@ -35,7 +35,7 @@ def test_figures_are_drawn_for_any_number_of_classes(classes):
         figures.reliability(found.calibration),
         figures.mistakes(found.worst, images, names),
     ):
-        assert all(200 < side < 2000 for side in size_of(png))
+        assert_fits_a_screen(png)
 
 
 NAMES = (["$5_x^$", "a $b", "c"], ["日本", "Käfer", "x" * 300], ["[/b]", "a\nb", "c\x1b[31m"])
@@ -49,7 +49,7 @@ def test_class_names_may_be_any_text(names):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for png in (figures.confusion(found.tally.confusion, names), figures.mistakes(found.worst, images, names)):
-            assert all(200 < side < 2000 for side in size_of(png))
+            assert_fits_a_screen(png)
 
 
 @pytest.mark.parametrize(
@@ -62,8 +62,8 @@ def test_counts_fit_into_their_cells(count, text):
 
 def test_no_mistake_is_said():
     """A split without a mistake, or without a row, has its figures too."""
-    assert size_of(figures.mistakes((), [], ["a", "b"]))
-    assert size_of(figures.reliability(merge_evaluations([evaluated(3, 0)]).calibration))
+    assert_fits_a_screen(figures.mistakes((), [], ["a", "b"]))
+    assert_fits_a_screen(figures.reliability(merge_evaluations([evaluated(3, 0)]).calibration))
 
 
 @pytest.mark.parametrize("count_of", [1, 2, 50])
@@ -71,4 +71,4 @@ def test_curves_are_drawn_for_any_number_of_epochs(count_of):
     """One epoch is a picture too."""
     keys = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")
     rows = [{"epoch": number + 1, **dict.fromkeys(keys, 1 / (number + 1))} for number in range(count_of)]
-    assert size_of(figures.curves(rows, 1))
+    assert_fits_a_screen(figures.curves(rows, 1))

@@ -10,6 +10,7 @@ from cnnjob import exclusive, storage
 from cnnjob.scoring import commit
 from cnnjob.scoring.table import Table, current, numbers
 from tests import nights
+from tests.instants import kill
 from tests.nights import DATE, Work, begin_apart, content_of
 
 
@@ -99,7 +100,7 @@ def test_a_night_on_s3_that_is_killed(works, digits, tmp_path, s3_folder, kind):
     assert nights.score_apart(old) == 0
     phases = [("finished", {"unit": 0}), ("commit", {}), ("committed", {}), ("copy", {}), ("rolled forward", {})]
     for phase, where in phases:
-        assert nights.killed(nights.score_apart(new, [nights.kill(phase, tmp_path, **where)])), phase
+        assert nights.killed(nights.score_apart(new, [kill(phase, tmp_path, **where)])), phase
         found = content_of(root)
         assert len(found) == rows
         versions = {"0"} if phase in ("finished", "commit") else {"1"}

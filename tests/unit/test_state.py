@@ -1,11 +1,14 @@
 import dataclasses
 import json
+import signal
+from typing import Any
 
 import pytest
 
 from cnnjob.config.train import OptimizerConfig, TrackingConfig, TrainConfig
 from cnnjob.errors import FormatVersionError, JobError, UserError
 from cnnjob.training.state import RUN_FILE, RunState, alone, begun, computing_config, open_run, save_run
+from tests.forked import apart
 from tests.helpers import manifest_of
 
 CONFIG = TrainConfig(dataset="data", name="run")
@@ -93,6 +96,31 @@ def test_one_command_at_a_time_is_at_a_run(tmp_path):
         pass
     with alone(str(tmp_path / "run")):
         pass
+
+
+def be_at(run_folder: str, told: Any) -> None:
+    """Be at a run until killed, and say so; or say why not."""
+    try:
+        with alone(run_folder):
+            told.send("at work")
+            signal.pause()
+    except JobError as error:
+        told.send(str(error))
+
+
+def test_a_run_is_free_once_its_process_was_killed(tmp_path):
+    """A process is refused while another one is at the run, which stays at it; after SIGKILL the next one may be."""
+    folder = str(tmp_path / "run")
+    with apart(be_at, folder) as (first, said_first):
+        assert said_first.recv() == "at work"
+        with apart(be_at, folder) as (_, said):
+            assert "right now; wait" in said.recv()
+        assert first.is_alive()
+        first.kill()
+        first.join()
+        with apart(be_at, folder) as (_, said):
+            assert said.recv() == "at work"
+    assert first.exitcode == -signal.SIGKILL
 
 
 def test_all_differences_are_told_together(tmp_path):

@@ -12,12 +12,11 @@ import torch
 from cnnjob.config.train import AugmentConfig, OptimizerConfig
 from cnnjob.errors import IntegrityError
 from cnnjob.training import checkpoint, journal, worker
-from cnnjob.training.feed import Place
 from cnnjob.training.stop import ask_to_stop
-from cnnjob.training.worker import Worker
 from tests import workers
 from tests.helpers import Dataset, PictureSource, prepare, prepare_config
-from tests.workers import BareGroup, Ended, job_of, kill
+from tests.instants import kill
+from tests.workers import Ended, job_of, left_by, worker_of
 
 EPOCHS = 3
 STEPS = 4
@@ -124,7 +123,7 @@ def test_the_test_split_is_not_looked_at_before_the_end(dataset, undisturbed, tm
     shutil.rmtree(torn / "test")
     job = job_of(Dataset(str(torn), dataset.manifest), tmp_path / "run", num_workers=1, **CONFIG)
     with pytest.raises(IntegrityError, match="test"):
-        Worker(job, BareGroup(Place(0, 1), job.run_folder)).run()
+        worker_of(job).run()
     found, _ = checkpoint.latest(job.run_folder)
     whole = undisturbed(1, "fp32").checkpoint
     assert found.progress == whole.progress
@@ -139,12 +138,11 @@ def test_nothing_is_kept_of_a_data_set_that_was_replaced(dataset, undisturbed, t
     other = job.manifest.model_copy(update={"splits": {}})
     with monkeypatch.context() as patch:
         patch.setattr(worker, "read_manifest", mock.Mock(side_effect=[job.manifest] * looks + [other]))
-        Worker(job, BareGroup(Place(0, 1), job.run_folder)).run()
+        worker_of(job).run()
     found, _ = checkpoint.latest(job.run_folder)
     assert (found.progress.epoch, found.progress.step) == (kept, 0)
     kinds = [entry["kind"] for entry in journal.read(job.run_folder, set())]
     assert sorted(kinds) == sorted([journal.EPOCH] * kept + ["replaced"])
     journal.clear_events(job.run_folder)
-    Worker(job, BareGroup(Place(0, 1), job.run_folder)).run()
-    found, _ = checkpoint.latest(job.run_folder)
-    assert Ended(1, found, list(journal.read(job.run_folder, set()))).same_as(undisturbed(1, "fp32"))
+    worker_of(job).run()
+    assert left_by(job.run_folder).same_as(undisturbed(1, "fp32"))

@@ -1,6 +1,10 @@
 """What a training refuses before it starts and at its end, and what it evaluates with."""
 
 import dataclasses
+import signal
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -8,15 +12,18 @@ from mlflow.exceptions import INVALID_PARAMETER_VALUE, MlflowException
 
 from cnnjob import storage
 from cnnjob.config import kinds
-from cnnjob.errors import DatasetError, IntegrityError, ModelError, StorageError, TrackingError, TrainingError
+from cnnjob.config.train import TrainConfig
+from cnnjob.errors import DatasetError, IntegrityError, JobError, ModelError, StorageError, TrackingError, TrainingError
 from cnnjob.models.presets import net_for
 from cnnjob.models.spec import evaluation_batch, largest_map
 from cnnjob.tracking.registry import promote
 from cnnjob.tracking.server import Server, resolved_uri
 from cnnjob.training import driver, journal, worker
 from cnnjob.training.feed import Place
+from cnnjob.training.worker import TrainJob
 from pipelines import register, train
 from pipelines.confs import shipped
+from tests.forked import apart
 from tests.helpers import PictureSource, prepare, prepare_config
 
 
@@ -74,6 +81,43 @@ def test_a_net_that_cannot_be_built_is_refused_before_anything_is_written(digits
     with pytest.raises(ModelError, match=r"pool2: .* larger images"):
         train.run(config, mock.Mock())
     assert list(tmp_path.iterdir()) == []
+
+
+def train_until_killed(config: TrainConfig, told: Any) -> None:
+    """The command without Ray; it says which run it is at, and stays there."""
+
+    def fit(job: TrainJob, *_: object) -> None:
+        told.send(job.run_id)
+        signal.pause()
+
+    with mock.patch.object(train, "session", return_value=nullcontext()), mock.patch.object(train.driver, "fit", fit):
+        train.run(config, mock.Mock())
+
+
+def test_one_command_at_a_time_trains_a_run(digits, tmp_path, monkeypatch):
+    """A second command is refused and changes nothing; once the first was killed, it goes on with the same run."""
+    places = [f"dataset={digits.path}", f"storage={tmp_path / 'runs'}", f"tracking.uri={tmp_path / 'mlflow'}"]
+    config = kinds.load("train", shipped("train/digits.yaml"), places)
+    fit = mock.Mock(side_effect=TrainingError("far enough"))
+    monkeypatch.setattr(train, "session", lambda *_: nullcontext())
+    monkeypatch.setattr(train.driver, "fit", fit)
+    with apart(train_until_killed, config) as (first, said):
+        run_id = said.recv()
+        before = contents(tmp_path / "runs")
+        with pytest.raises(JobError, match="right now; wait for it, or stop it first"):
+            train.run(config, mock.Mock())
+        assert not fit.called
+        assert contents(tmp_path / "runs") == before
+        assert first.is_alive()
+    assert first.exitcode == -signal.SIGKILL
+    with pytest.raises(TrainingError, match="far enough"):
+        train.run(config, mock.Mock())
+    assert fit.call_args.args[0].run_id == run_id
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files below a folder."""
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_an_alias_that_is_reserved_is_the_users_mistake():

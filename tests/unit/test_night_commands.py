@@ -1,0 +1,192 @@
+"""``score`` over a range of dates and ``nightly``, as they are typed: what is called with what, and how it ends."""
+
+import dataclasses
+import json
+import math
+from typing import Any
+from unittest import mock
+
+import pytest
+from typer.testing import CliRunner
+
+from cnnjob.config.load import dump_config
+from cnnjob.config.nightly import NightlyConfig
+from pipelines import command, nightly, score
+from pipelines.cli import app
+from pipelines.score import RangeResult, ScoreResult
+from tests.nights import DATE, Work, content_of, folder_of_pictures, in_a_loop, resolved_of
+
+FIRST, LAST = "2024-02-27", "2024-03-01"
+RANGE = ("--from", FIRST, "--to", LAST)
+DONE = ScoreResult("root", FIRST, 1, {}, True, "v", "digits", "1", 1.0, 1.0, 1.0, {}, {})
+
+
+@dataclasses.dataclass(frozen=True)
+class Ended:
+    """How a command ended, and what it wrote."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """Standard output as the one JSON object it should be."""
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def cnnjob(capfd, monkeypatch):
+    """The command line in this process, which keeps its handlers of signals."""
+    monkeypatch.setattr(command.interrupt, "install", lambda: None)
+
+    def run(*arguments: str) -> Ended:
+        result = CliRunner().invoke(app, arguments)
+        return Ended(result.exit_code, capfd.readouterr().out, result.stderr)
+
+    return run
+
+
+@pytest.fixture
+def work(digits, bundle_folder, tmp_path):
+    """The digits' test split, scored by a model that was trained on the digits."""
+    return Work(str(bundle_folder), "dataset", digits.path, str(tmp_path / "scores"))
+
+
+@pytest.fixture
+def conf(work, tmp_path):
+    """The conf of a score job that names no date."""
+    path = tmp_path / "score.yaml"
+    path.write_text(dump_config(work.config.model_copy(update={"date": None})))
+    return str(path)
+
+
+@pytest.fixture
+def called(monkeypatch):
+    """The two jobs of ``score``, which do nothing: one date, and those that are missing of a range."""
+    jobs = mock.Mock(**{"run.return_value": DONE, "run_range.return_value": RangeResult([DONE])})
+    monkeypatch.setattr(score, "run", jobs.run)
+    monkeypatch.setattr(score, "run_range", jobs.run_range)
+    return jobs
+
+
+def test_a_range_is_scored_with_the_dates_that_were_typed(cnnjob, conf, called, work):
+    """--from and --to reach the job of a range as they are, with the conf's config and the overrides on top."""
+    assert cnnjob("score", conf, *RANGE, "--set", "mode=skip").code == 0
+    ((config, first, last, _),) = [call.args for call in called.run_range.call_args_list]
+    assert config == work.config.model_copy(update={"date": None, "mode": "skip"})
+    assert (first, last) == (FIRST, LAST)
+    assert not called.run.called
+
+
+def test_a_date_is_scored_by_itself(cnnjob, conf, called, work):
+    """Without a range one date is scored: that of --date, which comes before what is set."""
+    assert cnnjob("score", conf, "--date", str(DATE), "--set", "date=2020-01-01").code == 0
+    ((config, _),) = [call.args for call in called.run.call_args_list]
+    assert config == work.config
+    assert not called.run_range.called
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param(("--from", FIRST), id="no end"),
+        pytest.param(("--to", LAST), id="no start"),
+        pytest.param((*RANGE, "--date", FIRST), id="range and date"),
+        pytest.param(("--from", FIRST, "--date", FIRST), id="start and date"),
+        pytest.param(("--to", LAST, "--date", LAST), id="end and date"),
+    ],
+)
+def test_half_a_range_and_a_date_beside_one_are_refused(cnnjob, conf, called, options):
+    """--from without --to, --to without --from, and --date beside either are the user's mistake: nothing is scored."""
+    ended = cnnjob("score", conf, *options)
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.startswith("Error: --from and --to go together")
+    assert not called.mock_calls
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "told"),
+    [
+        ("2024-02-30", LAST, "--from '2024-02-30' is no date"),
+        (FIRST, "yesterday", "--to 'yesterday' is no date"),
+        (LAST, FIRST, f"--to {FIRST} is before --from {LAST}"),
+    ],
+)
+def test_dates_of_a_range_that_are_none_are_refused(cnnjob, conf, tmp_path, first, last, told):
+    """A range with an end that is no date, or that goes backwards, is the user's mistake, told by its option."""
+    ended = cnnjob("score", conf, "--from", first, "--to", last)
+    assert (ended.code, ended.out) == (2, "")
+    assert told in ended.err
+    assert {path.name for path in tmp_path.iterdir()} == {"score.yaml", "bundle"}
+
+
+def test_a_conf_with_a_mistake_is_refused_before_a_range_is_looked_at(cnnjob, conf, called):
+    """A mistake of the conf is told where a range is asked for as well."""
+    ended = cnnjob("score", conf, *RANGE, "--set", "mode=never")
+    assert ended.code == 2
+    assert "mode" in ended.err
+    assert not called.mock_calls
+
+
+def test_a_range_is_one_object_for_a_script(cnnjob, conf, called):
+    """With --json standard output is one object, with a result for each date that was missing."""
+    assert cnnjob("score", conf, *RANGE, "--json").json == {"dates": [dataclasses.asdict(DONE)]}
+
+
+@pytest.fixture
+def night(cnnjob, work, tmp_path, monkeypatch):
+    """Runs ``nightly`` on a work's date, without Ray and MLflow."""
+
+    def run(*flags: str, of: Work = work, **bounds: float) -> Ended:
+        path = tmp_path / "nightly.yaml"
+        undated = of.config.model_copy(update={"date": None})
+        path.write_text(dump_config(NightlyConfig(score=undated, drift=bounds)))
+        for module in (score, nightly):
+            monkeypatch.setattr(module, "connect", lambda _: None)
+            monkeypatch.setattr(module, "resolve", lambda *_: resolved_of(of))
+        with in_a_loop(of):
+            return cnnjob("nightly", str(path), "--date", str(DATE), *flags)
+
+    return run
+
+
+def test_a_night_like_the_training_data_is_within_bounds(night):
+    """A date whose pictures are as those of the training is scored, and ends with exit code 0."""
+    ended = night("--json")
+    assert (ended.code, ended.json["within_bounds"]) == (0, True)
+    assert ended.json["score"]["published"]
+    assert all(0 < index < 0.25 for index in ended.json["drift"].values())
+
+
+def test_a_night_that_drifted_is_published_and_ends_with_1(night, work, tmp_path):
+    """A date of other pictures ends with exit code 1, and its scores can be read all the same."""
+    pictures = folder_of_pictures(tmp_path / "pictures", 40)
+    other = dataclasses.replace(work, kind="folder", uri=str(pictures))
+    ended = night("--json", of=other)
+    assert (ended.code, ended.json["within_bounds"]) == (1, False)
+    assert ended.json["drift"]["pixels"] > 0.25
+    assert ended.json["score"]["published"]
+    assert len(content_of(other.root)) == ended.json["score"]["rows"] == 36
+
+
+@pytest.mark.parametrize("bound", ["predictions", "pixels"])
+def test_one_index_beyond_its_bound_is_enough(night, bound):
+    """A date at a bound is within it, and just beyond it is not: of either index, also where nothing is left to do."""
+    drift = night("--json").json["drift"]
+    for value, code in ((drift[bound], 0), (math.nextafter(drift[bound], 0), 1)):
+        ended = night("--json", **{f"max_psi_{bound}": value})
+        assert (ended.code, ended.json["within_bounds"]) == (code, code == 0)
+        assert ended.json["drift"] == drift
+        assert not ended.json["score"]["published"]
+
+
+@pytest.mark.parametrize(("bound", "code", "verdict"), [(0.25, 0, "within bounds"), (1e-9, 1, "BEYOND the bounds")])
+def test_people_are_told_the_verdict(night, bound, code, verdict):
+    """Without --json the verdict is the last line, behind what was published, and the exit code is the same."""
+    ended = night(max_psi_pixels=bound)
+    assert ended.code == code
+    published, told = ended.out.splitlines()
+    assert published.startswith("Published ")
+    assert told.startswith("Drift (PSI): predictions 0.")
+    assert verdict in told
