@@ -19,6 +19,7 @@ from typing import Any
 
 from rich.console import Console
 
+from cnnjob.data.manifest import read_manifest
 from tests.benchmarks.material import FILES, Material
 from tests.benchmarks.memory import watched
 from tests.benchmarks.table import (
@@ -67,7 +68,7 @@ class Bench:
             "loader": lambda: rate_of(peer_run("ddp_dataloader", *peer)),
             "docs": lambda: rate_of(peer_run("ray_train_docs", *peer)),
             "docs, kept": lambda: rate_of(peer_run("ray_train_docs", *peer, "--materialize")),
-            "streamed": lambda: self._trained(precision, cache_bytes_per_worker=61_000_000),
+            "streamed": lambda: self._trained(precision, cache_bytes_per_worker=self._least_budget()),
             "roof": lambda: {"gflops": run("tests.benchmarks.roofs", "matrix", precision)["rate"]},
         }
         cases = self._few(cases, "product", "in memory", "roof")
@@ -237,6 +238,13 @@ class Bench:
     def _few(self, cases: dict[str, Callable[[], Figures]], *names: str) -> dict[str, Callable[[], Figures]]:
         """Where a rough look will do, only these."""
         return {name: cases[name] for name in names} if self.quick else cases
+
+    def _least_budget(self) -> int:
+        """Bytes with which a worker can stream the rows, and cannot keep them."""
+        # Imported here: torch is nothing that the benches of scoring and preparing have a use for.
+        from cnnjob.training.feed import streaming_bytes
+
+        return streaming_bytes(read_manifest(str(self.material.fashion)))
 
     def _trained(self, precision: str, **more: Any) -> Figures:
         folder = fresh(self.material.root / "trained")

@@ -1,7 +1,8 @@
 """What the feeds of training read and hold: `python -m tests.benchmarks.feeds DATASET`.
 
 Two ranks' rows read into memory, against the bytes of the data set; before that an epoch of all rows streamed by one
-rank, with how far the process's memory grows, against the budget that streaming asks for. One line of JSON.
+rank, and a split evaluated, with how far the process's memory grows, against the budget that streaming asks for. One
+line of JSON.
 """
 
 import json
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from cnnjob.cluster.session import WORKER_ENVIRONMENT
 from cnnjob.data.manifest import read_manifest
-from cnnjob.training.feed import Place, Run, TrainingFeed, streaming_bytes
+from cnnjob.training.feed import EvaluationFeed, Place, Run, TrainingFeed, streaming_bytes
 from cnnjob.training.stream import StreamingFeed
 
 
@@ -37,9 +38,13 @@ def main() -> None:
     before = told("status", "VmRSS")
     Path("/proc/self/clear_refs").write_text("5")
     began, rows = time.perf_counter(), 0
-    for batch in StreamingFeed(Run(dataset, manifest, Place(0, 1), 64, 0)).epoch(1):
+    feed = StreamingFeed(Run(dataset, manifest, Place(0, 1), 64, 0))
+    for batch in feed.epoch(1):
         rows += len(batch.labels)
     seconds = time.perf_counter() - began
+    # As in a run, where the buffers of training are there while a split is evaluated.
+    for _ in EvaluationFeed(dataset, manifest, "test", Place(0, 1), batch_size=512, keep=False).batches():
+        pass
     grown = told("status", "VmHWM") - before
     read = told("io", "rchar")
     for rank in (0, 1):
