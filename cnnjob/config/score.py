@@ -180,7 +180,7 @@ def scoring_has_no_experiment(experiment: str) -> Iterator[str]:
 def output_can_be_committed(output: str) -> Iterator[str]:
     """A version is committed by a file that exactly one writer creates."""
     if "://" in output and not output.startswith(("s3://", "file://")):
-        yield f"{output!r} cannot be published to; it should be a local path or s3://BUCKET/FOLDER"
+        yield f"{output.partition(':')[0]}:// cannot be published to; it should be a local path or s3://BUCKET/FOLDER"
 
 
 @rule("timezone")

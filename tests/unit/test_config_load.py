@@ -7,6 +7,7 @@ from cnnjob.config.kinds import NAMES, kind, kind_of, load
 from cnnjob.config.load import dump_config, load_config, read_yaml
 from cnnjob.config.train import TrainConfig
 from cnnjob.errors import ConfigError
+from pipelines.confs import shipped
 
 ROOT = Path(__file__).parents[2]
 CONFS = sorted(ROOT.glob("conf/*/*.yaml"))
@@ -437,3 +438,24 @@ def test_every_field_is_described_in_the_json_schema(name):
             choices = [field, *field.get("anyOf", []), *field.get("allOf", [])]
             opened = [sections[c["$ref"].rpartition("/")[2]] for c in choices if "$ref" in c]
             assert any(each.get("description") for each in (field, *opened)), f"{owner['title']}.{key}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "conf", "key"),
+    [
+        ("prepare", "prepare/fashion_mnist.yaml", "source.uri"),
+        ("prepare", "prepare/digits.yaml", "output"),
+        ("train", "train/digits.yaml", "dataset"),
+        ("train", "train/digits.yaml", "storage"),
+        ("score", "score/digits.yaml", "input.uri"),
+        ("score", "score/digits.yaml", "output"),
+    ],
+)
+@pytest.mark.parametrize(
+    "uri", ["ftp://bob:s3cret@host/x", "zip://a::sftp://bob:s3cret@host/a.zip", "s3://KEY:s3cret@bucket/x"]
+)
+def test_a_password_in_any_place_is_refused_and_not_shown(kind, conf, key, uri):
+    """A config is stored beside every output: no address in it has a password, and no message shows it."""
+    with pytest.raises(ConfigError, match=f"{key}: has a password in it") as caught:
+        load(kind, shipped(conf), [f"{key}={uri}"])
+    assert "s3cret" not in str(caught.value)

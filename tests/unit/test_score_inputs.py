@@ -337,7 +337,7 @@ def test_the_date_is_in_the_address(work, pictures, tmp_path):
         ({"input": {"kind": "folder", "uri": "a", "columns": {"id": "x"}}}, "only a manifest has columns"),
         ({"input": {"kind": "manifest", "uri": "a", "columns": {"uri": "x", "image": "y"}}}, "either uri or image"),
         ({"input": {"kind": "manifest", "uri": "a", "columns": {"keys": ["confidence"]}}}, "is taken"),
-        ({"input": {"kind": "dataset", "uri": "a", "split": "test"}, "image": {"resize": "pad"}}, "image: .* leave it out"),
+        ({"input": {"kind": "dataset", "uri": "a", "split": "test"}, "image": {"resize": "pad"}}, "image: .* leave it"),
         ({"output": "zip://a::b.zip"}, "cannot be published to"),
         ({"timezone": "Europe/Atlantis"}, "no time zone"),
     ],
