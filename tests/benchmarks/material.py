@@ -68,7 +68,7 @@ class Material:
         )
 
     def rows(self, times: int, rows_per_group: int | None = None) -> Path:
-        """A data set with the 60,000 rows of training and validation ``times`` times in its training split."""
+        """Training rows are the 60,000 of training and validation, ``times`` times; the test split is there too."""
         fashion = self._fashion(rows_per_group)
 
         def make(folder: Path) -> None:
@@ -83,6 +83,7 @@ class Material:
             train = given.splits["train"].model_copy(
                 update={"rows": sum(shard.rows for shard in shards), "shards": tuple(shards)}
             )
+            shutil.copytree(fashion / "test", folder / "test", copy_function=os.link)
             splits = {**given.splits, "train": train}
             manifest: Manifest = given.model_copy(update={"splits": splits})
             (folder / MANIFEST).write_text(json.dumps(manifest.model_dump(mode="json")))
