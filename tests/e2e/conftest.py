@@ -1,32 +1,16 @@
 """Commands in processes of their own, joined to the shared Ray."""
 
-import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.ended import Ended
+
 ROOT = Path(__file__).parents[2]
-
-
-@dataclass(frozen=True)
-class Ended:
-    """A command that ended: its exit code and what it printed."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        """Standard output as the one JSON object it should be."""
-        return json.loads(self.out)
-
 
 Command = Callable[..., Ended]
 

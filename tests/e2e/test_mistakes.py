@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import ROOT, Command, Ended
+from tests.e2e.conftest import ROOT, Command
+from tests.ended import Ended
 
 TRAIN = str(ROOT / "conf/train/digits.yaml")
 SCORE = str(ROOT / "conf/score/digits.yaml")

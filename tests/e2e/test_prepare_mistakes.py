@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import Command, Ended
+from tests.e2e.conftest import Command
+from tests.ended import Ended
 from tests.piles import pixels, write_cifar10, write_folder, write_idx
 
 

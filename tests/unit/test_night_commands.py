@@ -1,9 +1,7 @@
 """``score`` over a range of dates and ``nightly``, as they are typed: what is called with what, and how it ends."""
 
 import dataclasses
-import json
 import math
-from typing import Any
 from unittest import mock
 
 import pytest
@@ -14,25 +12,12 @@ from cnnjob.config.nightly import NightlyConfig
 from pipelines import command, nightly, score
 from pipelines.cli import app
 from pipelines.score import RangeResult, ScoreResult
+from tests.ended import Ended
 from tests.nights import DATE, Work, content_of, folder_of_pictures, in_a_loop, resolved_of
 
 FIRST, LAST = "2024-02-27", "2024-03-01"
 RANGE = ("--from", FIRST, "--to", LAST)
 DONE = ScoreResult("root", FIRST, 1, {}, True, "v", "digits", "1", 1.0, 1.0, 1.0, {}, {})
-
-
-@dataclasses.dataclass(frozen=True)
-class Ended:
-    """How a command ended, and what it wrote."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        """Standard output as the one JSON object it should be."""
-        return json.loads(self.out)
 
 
 @pytest.fixture
