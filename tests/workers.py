@@ -35,10 +35,9 @@ FIGURES = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
 
 @dataclass(frozen=True)
 class BareGroup:
-    """A group whose reports rank 0 writes into the journal itself."""
+    """A group of processes that nobody but the test has started."""
 
     place: Place
-    run_folder: str
 
     @property
     def device(self) -> torch.device:
@@ -48,13 +47,6 @@ class BareGroup:
     def spread(self, function: Any, items: Any) -> Any:
         """Here, one after another."""
         return map(function, items)
-
-    def report(self, entry: dict[str, Any]) -> None:
-        """Wait for every rank, as Ray Train does, then write."""
-        if self.place.world_size > 1:
-            dist.barrier()
-        if self.place.rank == 0:
-            journal.append(self.run_folder, entry)
 
 
 @dataclass(frozen=True)
@@ -97,7 +89,7 @@ def job_of(dataset: Dataset, run_folder: Path, net: Net | None = None, **config:
 def worker_of(job: TrainJob) -> Worker:
     """The one worker of a job, in this process."""
     assert job.config.num_workers == 1
-    return Worker(job, BareGroup(Place(0, 1), job.run_folder))
+    return Worker(job, BareGroup(Place(0, 1)))
 
 
 def left_by(run_folder: str, starts: int = 1) -> Ended:
@@ -154,6 +146,6 @@ def _work(job: TrainJob, rank: int, store: str, faults: str, window_bytes: int) 
         dist.init_process_group(
             "gloo", f"file://{store}", rank=rank, world_size=place.world_size, timeout=timedelta(seconds=60)
         )
-    Worker(job, BareGroup(place, job.run_folder)).run()
+    Worker(job, BareGroup(place)).run()
     if place.world_size > 1:
         dist.destroy_process_group()

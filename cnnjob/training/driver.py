@@ -7,7 +7,7 @@ from what is in its folder, whatever Ray knew of it.
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -17,7 +17,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchTrainer
 
 from cnnjob import interrupt, storage
-from cnnjob.errors import CnnjobError, StorageError, TrainingError
+from cnnjob.errors import CnnjobError, IntegrityError, StorageError, TrainingError, UserError
 from cnnjob.models.cnn import Classifier, build
 from cnnjob.training import checkpoint as checkpoints
 from cnnjob.training import journal, ray_group
@@ -25,7 +25,7 @@ from cnnjob.training.checkpoint import Progress
 from cnnjob.training.stop import ask_to_stop, forget
 from cnnjob.training.worker import TrainJob
 
-JOURNAL_POLL_S = 0.2
+JOURNAL_POLL_S = 0.5
 OnEntry = Callable[[dict[str, Any]], None]
 
 
@@ -94,21 +94,23 @@ def best_model(job: TrainJob) -> tuple[Classifier, Progress]:
     return module.to(torch.device("cpu")).eval(), sound.progress
 
 
-class _Journal(UserCallback):  # type: ignore[misc]
-    """Appends to the journal in the controller's process. It only appends: if it blocked, training would."""
+class _Failures(UserCallback):  # type: ignore[misc]
+    """Tells the journal of workers that failed, in the controller's process, which outlives them."""
 
     def __init__(self, job: TrainJob) -> None:
         self._run_folder = job.run_folder
         self._attempt = job.attempt
 
-    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-        """Append the report of rank 0, which is that of all ranks already."""
-        del run_context, checkpoint
-        journal.append(self._run_folder, metrics[0])
-
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """Append that workers failed: whether they are started again is Ray Train's decision."""
+        """Append that workers failed; Ray Train decides whether they are started again.
+
+        Raises:
+            UserError, IntegrityError: A worker raised it, and would again: what a callback raises ends a training.
+        """
         del run_context
+        ours = _one_of_ours(worker_exceptions.values())
+        if isinstance(ours, UserError | IntegrityError):
+            raise ours
         said = {str(rank): _last_line(error) for rank, error in sorted(worker_exceptions.items())}
         journal.append(self._run_folder, {**journal.event("failed"), "ranks": said, "attempt": self._attempt})
 
@@ -156,7 +158,7 @@ def _trainer(job: TrainJob, environment: Mapping[str, str]) -> TorchTrainer:
             name=job.attempt,
             storage_path=storage.parent(_scratch(job)),
             failure_config=FailureConfig(max_failures=config.max_failures),
-            callbacks=[_Journal(job)],
+            callbacks=[_Failures(job)],
             worker_runtime_env={"env_vars": dict(environment)} if environment else None,
         ),
     )
@@ -170,17 +172,24 @@ def _scratch(job: TrainJob) -> str:
 def _failure(job: TrainJob, error: Exception) -> CnnjobError:
     """The error for people: ours where a worker raised one of ours, else what the first rank said."""
     by_rank: dict[int, Exception] = getattr(error, "worker_failures", {})
-    for cause in by_rank.values():
-        inner: BaseException | None = cause
-        while inner is not None:
-            if isinstance(inner, CnnjobError):
-                return inner
-            inner = getattr(inner, "cause", None) or inner.__cause__
+    if ours := _one_of_ours([*by_rank.values(), getattr(error, "controller_failure", None)]):
+        return ours
     said = "; ".join(f"rank {rank}: {_last_line(cause)}" for rank, cause in sorted(by_rank.items()))
     return TrainingError(
         f"training of {job.config.name} failed: {said or error}. "
         f"Run the same command again to go on from the last checkpoint in {job.run_folder}."
     )
+
+
+def _one_of_ours(errors: Iterable[BaseException | None]) -> CnnjobError | None:
+    """The first error of our family among some, or among what they were raised from."""
+    for error in errors:
+        inner = error
+        while inner is not None:
+            if isinstance(inner, CnnjobError):
+                return inner
+            inner = getattr(inner, "cause", None) or inner.__cause__
+    return None
 
 
 def _last_line(error: Exception) -> str:

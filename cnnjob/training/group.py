@@ -1,4 +1,4 @@
-"""The workers of a run as one of them sees them: its rank, what it tells, and what all of them agree on.
+"""The workers of a run as one of them sees them: its rank, and what all of them agree on.
 
 ``Group`` is all that a worker needs of Ray Train (``ray_group``); tests form groups of bare processes.
 """
@@ -28,9 +28,6 @@ class Group(Protocol):
 
     def spread(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
         """A function over items on CPUs that were reserved beside the workers; results in the order of the items."""
-
-    def report(self, entry: dict[str, Any]) -> None:
-        """Put an entry into the journal: called by every rank, as often on each; that of rank 0 counts."""
 
 
 def distribute(module: nn.Module, group: Group) -> nn.Module:

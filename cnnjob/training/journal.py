@@ -1,8 +1,9 @@
-"""The journal of a run: one small file for each report of the workers, the first one for a key wins.
+"""The journal of a run: one small file for each report, the first one for a key wins.
 
-Ray Train's controller writes it (it sees every rank's report and outlives the workers), the driver follows it: for the
-live table, and for MLflow. Timestamps are taken once, here, so a metric that is sent twice is the same metric to MLflow
-and leaves one point. Events (``event``) are told as they come; they are not kept, and have no part in the result.
+The worker of rank 0 writes it, as it writes the checkpoints, and Ray Train's controller what only it sees: that
+workers failed. The driver follows it: for the live table, and for MLflow. Timestamps are taken once, here, so a metric
+that is sent twice is the same metric to MLflow and leaves one point. Events (``event``) are told as they come; they are
+not kept, and have no part in the result.
 """
 
 import time

@@ -32,10 +32,6 @@ class RayGroup:
         """With Ray Data, on the CPUs of ``data_cpus``; the ranks' tasks take turns on them."""
         return spread(function, list(items), ordered=True)
 
-    def report(self, entry: dict[str, Any]) -> None:
-        """Pass an entry to the controller, and wait for every rank to do so."""
-        ray.train.report(entry)
-
 
 def run(loop_config: dict[str, TrainJob]) -> None:
     """Train the job on this worker."""

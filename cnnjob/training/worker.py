@@ -15,7 +15,7 @@ import torch
 
 from cnnjob.config.train import TrainConfig
 from cnnjob.data.manifest import Manifest, read_manifest
-from cnnjob.errors import DatasetError, IntegrityError
+from cnnjob.errors import DatasetError, StorageError
 from cnnjob.models.spec import Net, evaluation_batch
 from cnnjob.phases import reached
 from cnnjob.training import checkpoint as checkpoints
@@ -106,7 +106,7 @@ class Worker:
         found = gather(sound.progress.name if sound else None, self.place)
         if len(set(found)) > 1:
             # A rank that cannot read the newest one now would train other weights than the rest, unseen.
-            raise IntegrityError(
+            raise StorageError(
                 f"the ranks read different checkpoints: {', '.join(map(str, found))}. Check that every node reaches "
                 f"the run's storage, then run the same command again."
             )
@@ -284,7 +284,8 @@ class Worker:
 
     def _report(self, entry: dict[str, Any]) -> None:
         reached("report", rank=self.place.rank, key=str(entry["key"]))
-        self.group.report({**entry, "attempt": self.job.attempt})
+        if self.place.rank == 0:
+            journal.append(self.job.run_folder, {**entry, "attempt": self.job.attempt})
 
     def _test(self) -> None:
         """Once, at the end, with the best weights."""

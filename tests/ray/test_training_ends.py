@@ -6,7 +6,7 @@ import pytest
 from mlflow import MlflowClient
 
 from cnnjob.config import kinds
-from cnnjob.errors import TrainingError
+from cnnjob.errors import IntegrityError, TrainingError
 from pipelines import train
 from pipelines.confs import shipped
 from pipelines.console import Console
@@ -38,6 +38,17 @@ def test_a_loss_that_is_not_finite_ends_the_run(line: Line, console: Console, tm
     assert run.info.status == "FAILED"
     assert "not finite" in run.data.tags["cnnjob.ended_because"]
     assert not list(client.search_registered_models())
+
+
+def test_what_no_try_will_mend_is_not_tried_again(shared_ray: str, console: Console, tmp_path: Path) -> None:
+    """A shard that only workers find missing ends the training with what to do about it, and no worker starts twice."""
+    prepare(prepare_config(tmp_path / "set"), PictureSource(60))
+    next((tmp_path / "set" / "train").iterdir()).unlink()
+    places = [f"dataset={tmp_path / 'set'}", f"storage={tmp_path / 'runs'}", f"tracking.uri={tmp_path / 'tracking'}"]
+    config = kinds.load("train", shipped("train/digits.yaml"), [*places, "max_failures=3", "global_batch_size=8"])
+    with pytest.raises(IntegrityError, match="Prepare the data set again"):
+        train.run(config, console)
+    assert not list((tmp_path / "runs" / config.name).glob("journal/**/*.json"))
 
 
 def test_few_images_are_enough(shared_ray: str, console: Console, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def test_a_worker_trains_on_a_gpu(tmp_path, precision, compiled):
     dataset = training_rows(tmp_path / "set", 23)
     config = {"num_workers": 1, "num_epochs": 2, "global_batch_size": 8, "precision": precision}
     job = job_of(dataset, tmp_path / "run", use_gpu=True, compile=compiled, **config)
-    worker = Worker(job, CudaGroup(Place(0, 1), job.run_folder))
+    worker = Worker(job, CudaGroup(Place(0, 1)))
     worker.run()
     assert worker.progress.epoch == 2
 

@@ -13,7 +13,7 @@ from mlflow.exceptions import INVALID_PARAMETER_VALUE, MlflowException
 from cnnjob import storage
 from cnnjob.config import kinds
 from cnnjob.config.train import TrainConfig
-from cnnjob.errors import DatasetError, IntegrityError, JobError, ModelError, StorageError, TrackingError, TrainingError
+from cnnjob.errors import DatasetError, JobError, ModelError, StorageError, TrackingError, TrainingError
 from cnnjob.models.presets import net_for
 from cnnjob.models.spec import evaluation_batch, largest_map
 from cnnjob.tracking.registry import promote
@@ -52,7 +52,7 @@ def test_ranks_that_read_different_checkpoints_stop(tmp_path, monkeypatch):
     rank = object.__new__(worker.Worker)
     rank.job, rank.place = mock.Mock(run_folder=str(tmp_path)), Place(0, 2)
     monkeypatch.setattr(worker, "gather", lambda name, _: [name, "epoch-00004"])
-    with pytest.raises(IntegrityError, match="different checkpoints: None, epoch-00004"):
+    with pytest.raises(StorageError, match="different checkpoints: None, epoch-00004"):
         rank._restore()
 
 
