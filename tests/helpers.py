@@ -131,7 +131,7 @@ def training_rows(output: Path, num_rows: int) -> Dataset:
 def manifest_of(shard_rows: Sequence[int], split: str = "test") -> Manifest:
     """A manifest without files: one split with shards of so many rows."""
     shards = [
-        Shard(path=f"{split}/{k:05d}.parquet", rows=rows, bytes=1, sha256=f"{k:064x}")
+        Shard(path=f"{split}/{k:05d}.parquet", rows=rows, bytes=1, sha256=f"{k:064x}", footer_sha256="")
         for k, rows in enumerate(shard_rows)
     ]
     none = Split(rows=0, class_counts=(0, 0, 0), shards=(), fingerprint="0" * 64)

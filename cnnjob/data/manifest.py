@@ -23,6 +23,8 @@ class Shard(_Part):
     rows: int
     bytes: int
     sha256: str
+    footer_sha256: str
+    """Of the footer alone, which is checked wherever rows are read; pages have checksums of their own."""
 
 
 class Split(_Part):
@@ -158,4 +160,5 @@ def read_manifest(dataset: str) -> Manifest:
     try:
         return Manifest.model_validate(document)
     except ValidationError as error:
-        raise DatasetError(f"{where} is damaged: {error}. Prepare the data set again.") from error
+        wrong = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+        raise DatasetError(f"{where} is damaged: {wrong}. Prepare the data set again.") from error

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from cnnjob import storage
 from cnnjob.config.prepare import ImageConfig, LimitsConfig
 from cnnjob.data.decode import Refusal
+from cnnjob.data.footers import footer_of
 from cnnjob.data.formats.encoded import decode
 from cnnjob.data.manifest import Shard, Split
 from cnnjob.errors import IntegrityError
@@ -74,8 +75,8 @@ def read_spans(dataset: str, wanted: Sequence[Span], columns: tuple[str, ...]) -
     come by file therefore, and those of a file in their order.
 
     Raises:
-        IntegrityError: A file is gone, is not what the manifest says, or a byte of what is read has changed: each page
-            has a checksum, since a flipped byte in a picture decodes to another picture.
+        IntegrityError: A file is gone, is not what the manifest says, or a byte of what is read has changed: footer and
+            pages have digests, since a flipped byte in a picture decodes to another picture.
         UserError: Access was refused.
         StorageError: The disk, the network or the store failed.
     """
@@ -99,16 +100,14 @@ def _opened(uri: str, shard: Shard) -> Iterator[pq.ParquetFile]:
         _as_damage(uri, OSError),
         told_unless_missing(uri),
         filesystem.open_input_file(path) as file,
-        # A footer has no checksum: a byte of it that changed may hide a column, or make no sense.
         _as_damage(uri, pa.ArrowInvalid, pa.ArrowNotImplementedError, KeyError, ValueError),
-        pq.ParquetFile(file, page_checksum_verification=True) as parquet,
     ):
-        if parquet.metadata.num_rows != shard.rows:
-            raise IntegrityError(
-                f"{uri} has {parquet.metadata.num_rows} rows, its manifest says {shard.rows}; "
-                f"prepare the data set again"
-            )
-        yield parquet
+        footer = footer_of(file)
+        if file.size() != shard.bytes or storage.sha256(footer) != shard.footer_sha256:
+            raise IntegrityError(f"{uri} is not the file that its manifest names. Prepare the data set again.")
+        metadata = pq.read_metadata(pa.BufferReader(footer))
+        with pq.ParquetFile(file, metadata=metadata, page_checksum_verification=True) as parquet:
+            yield parquet
 
 
 @contextmanager

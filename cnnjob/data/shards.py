@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from cnnjob import storage
 from cnnjob.config.prepare import PrepareConfig, ShardsConfig
+from cnnjob.data.footers import footer_of
 from cnnjob.data.manifest import Shard
 from cnnjob.data.rows import images_of
 from cnnjob.data.staging import schema_of, take_staged
@@ -102,7 +103,13 @@ def write_shard(
     content = sink.getvalue()
     storage.write_bytes(storage.join(folder, plan.path), content)
     counts = np.bincount(table.column(LABEL).to_numpy(), minlength=num_classes)
-    shard = Shard(path=plan.path, rows=len(table), bytes=content.size, sha256=storage.sha256(content))
+    shard = Shard(
+        path=plan.path,
+        rows=len(table),
+        bytes=content.size,
+        sha256=storage.sha256(content),
+        footer_sha256=storage.sha256(footer_of(pa.BufferReader(content))),
+    )
     pixels = _count_pixels(table, config) if plan.split == "train" else None
     return WrittenShard(plan.split, shard, tuple(int(c) for c in counts), _row_digest(table, keys), pixels)
 

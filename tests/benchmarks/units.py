@@ -79,7 +79,13 @@ class StubIds:
 
 def manifest_of(units: int) -> Manifest:
     shards = tuple(
-        Shard(path=f"train/shard-{number:06d}.parquet", rows=UNIT_ROWS, bytes=30_000_000, sha256=f"{number:064x}")
+        Shard(
+            path=f"train/shard-{number:06d}.parquet",
+            rows=UNIT_ROWS,
+            bytes=30_000_000,
+            sha256=f"{number:064x}",
+            footer_sha256="",
+        )
         for number in range(units)
     )
     manifest = mock.Mock(spec=Manifest, image=mock.Mock(storage="packed"))
