@@ -92,6 +92,10 @@ def score(
     def missing(console: Console) -> object:
         if first is None or last is None or date is not None:
             raise UserError("--from and --to go together, and without --date: they name the first and the last date")
+        if any(override.partition("=")[0] == "date" for override in sets or ()):
+            raise UserError(
+                "--set date names one date, --from and --to name those of a range: leave one of the two out"
+            )
         from cnnjob.config import kinds
 
         config = kinds.load("score", conf, sets or ())

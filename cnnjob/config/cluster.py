@@ -1,8 +1,13 @@
 """Every knob of the local head that ``cnnjob up`` starts."""
 
+from collections.abc import Iterator
+
 from pydantic import Field
 
-from cnnjob.config.base import Config, Uri
+from cnnjob.config.base import Check, Config, Uri, rule
+
+_WORKER_PORTS = range(10_002, 20_000)
+"""Of Ray's worker processes, by default: https://docs.ray.io/en/latest/ray-core/configure.html#ports-configurations"""
 
 
 class ClusterConfig(Config):
@@ -20,3 +25,30 @@ class ClusterConfig(Config):
 
     state: Uri = Field(default="~/.cnnjob", validate_default=True)
     """Folder, readable by its owner alone, that holds the head's token, its log, and what `cnnjob down` needs."""
+
+
+@rule("port")
+def port_is_free_of_workers(port: int) -> Iterator[str]:
+    """The control service has a port that no worker takes."""
+    yield from _told_where_workers_are(port)
+
+
+@rule("dashboard_port")
+def dashboard_port_is_free_of_workers(dashboard_port: int) -> Iterator[str]:
+    """The dashboard has a port that no worker takes."""
+    yield from _told_where_workers_are(dashboard_port)
+
+
+@rule("dashboard_port", "port")
+def ports_differ(dashboard_port: int, port: int) -> Iterator[str]:
+    """Two services have two ports."""
+    if dashboard_port == port:
+        yield f"{dashboard_port} is the control service's port too; choose another"
+
+
+def _told_where_workers_are(port: int) -> Iterator[str]:
+    if port in _WORKER_PORTS:
+        yield f"{port} is among {_WORKER_PORTS[0]} to {_WORKER_PORTS[-1]}, which Ray's workers take; choose another"
+
+
+RULES: tuple[Check, ...] = (port_is_free_of_workers, dashboard_port_is_free_of_workers, ports_differ)

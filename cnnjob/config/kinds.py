@@ -45,7 +45,7 @@ def kind(name: KindName) -> Kind:
         case "cluster":
             from cnnjob.config import cluster
 
-            return Kind(cluster.ClusterConfig)
+            return Kind(cluster.ClusterConfig, cluster.RULES)
 
 
 def load(name: KindName, path: Path, overrides: Sequence[str] = ()) -> Any:

@@ -111,15 +111,19 @@ def load_config(
     except RecursionError as error:
         raise ConfigError(where, [Mistake("file", "is not readable YAML: it contains itself")]) from error
     config: ConfigT | None = None
+    misspelt: set[str | None] = set()
     try:
         config = model.model_validate(merged)
     except ValidationError as error:
-        mistakes += [_mistake(model, detail) for detail in error.errors()]
+        details = error.errors()
+        misspelt = {_meant(model, each["loc"]) for each in details if each["type"] == "extra_forbidden"}
+        mistakes += [_mistake(model, each) for each in details if not _is_said(each, misspelt)]
     wanted = {key for check in rules for key in getattr(check, RULES_ATTRIBUTE)}
     parsed = dict(_lenient(model, merged, wanted))
     for check in rules:
         keys: tuple[str, ...] = getattr(check, RULES_ATTRIBUTE)
-        if all(key in parsed for key in keys):
+        # As above: what a misspelt key was meant to say is not known, and that there is none is its own mistake.
+        if all(key in parsed for key in keys) and misspelt.isdisjoint(keys):
             mistakes += [Mistake(keys[0], problem) for problem in check(*(parsed[key] for key in keys))]
     if mistakes or config is None:
         raise ConfigError(where, list(dict.fromkeys(mistakes)))
@@ -163,11 +167,11 @@ def _mistake(model: type[BaseModel], detail: Any) -> Mistake:
     key = ".".join(str(part) for part in detail["loc"]) or "file"
     value, message = detail["input"], str(detail["msg"])
     if detail["type"] == "extra_forbidden":
-        owner = _model_at(model, detail["loc"][:-1])
-        known = list(owner.model_fields) if owner else []
-        close = difflib.get_close_matches(str(detail["loc"][-1]), known, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"the keys here are {', '.join(known)}"
-        return Mistake(key, f"there is no such key; {hint}")
+        meant = _meant(model, detail["loc"])
+        if meant:
+            return Mistake(key, f"there is no such key; did you mean {meant.split('.')[-1]}?")
+        known = ", ".join(_keys_beside(model, detail["loc"]))
+        return Mistake(key, f"there is no such key; the keys here are {known}")
     if detail["type"] == "missing":
         field = _field_at(model, detail["loc"])
         described = f": {_one_line(field.description)}" if field is not None and field.description else ""
@@ -176,6 +180,22 @@ def _mistake(model: type[BaseModel], detail: Any) -> Mistake:
     if message.startswith("Input should be"):
         message = "it should be" + message.removeprefix("Input should be")
     return Mistake(key, f"{_shown(value)} is not allowed; {message}")
+
+
+def _keys_beside(model: type[BaseModel], loc: Sequence[Any]) -> list[str]:
+    owner = _model_at(model, loc[:-1])
+    return list(owner.model_fields) if owner else []
+
+
+def _meant(model: type[BaseModel], loc: Sequence[Any]) -> str | None:
+    """The dotted key that a key which does not exist was meant to be, by its spelling; None: none is like it."""
+    close = difflib.get_close_matches(str(loc[-1]), _keys_beside(model, loc), n=1)
+    return ".".join(map(str, [*loc[:-1], *close])) if close else None
+
+
+def _is_said(detail: Any, misspelt: set[str | None]) -> bool:
+    """Whether a key is missing that is there and misspelt, which is told: one mistake is told once."""
+    return detail["type"] == "missing" and ".".join(map(str, detail["loc"])) in misspelt
 
 
 def _shown(value: object) -> str:

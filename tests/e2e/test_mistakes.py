@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from cnnjob.schema import DATASET_FORMAT_VERSION
 from tests.e2e.conftest import ROOT, Command
 from tests.ended import Ended
 
@@ -69,7 +70,7 @@ def test_another_format_version_is_refused(cnnjob: Command, tmp_path: Path) -> N
     folder.mkdir()
     (folder / "manifest.json").write_text(json.dumps({"format_version": 99}))
     ended = cnnjob("train", TRAIN, "--set", f"dataset={folder}")
-    assert_refused(ended, tmp_path, "format version 99", "reads version 1")
+    assert_refused(ended, tmp_path, "format version 99", f"reads version {DATASET_FORMAT_VERSION}")
 
 
 def test_a_mistyped_tracking_folder_is_not_created(cnnjob: Command, tmp_path: Path) -> None:

@@ -40,6 +40,28 @@ def test_rule_is_left_out_where_its_field_is_wrong(tmp_path):
     assert "should be" in mistakes("train", written(tmp_path, text))["global_batch_size"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "text", "wrong"),
+    [
+        ("train", "datasett: data\nname: run\n", ["datasett"]),
+        ("train", TRAIN + "model: {presett: default}\n", ["model.presett"]),
+        ("train", TRAIN + "global_batch_size: 1\nnum_worker: 1\n", ["num_worker"]),
+        ("train", TRAIN + "model: {presett: default}\nglobal_batch_size: 1\n", ["model.presett", "global_batch_size"]),
+    ],
+)
+def test_misspelt_key_is_one_mistake(tmp_path, kind, text, wrong):
+    """A misspelt key is not told as missing too, and rules over the one that was meant say nothing; others do."""
+    assert list(mistakes(kind, written(tmp_path, text))) == wrong
+
+
+def test_head_has_ports_that_nobody_else_takes(tmp_path):
+    """A port of the head that Ray's workers take, or one port for both services, is refused."""
+    found = mistakes("cluster", written(tmp_path, "port: 10_002\ndashboard_port: 19_999\n"))
+    assert found.keys() == {"port", "dashboard_port"}
+    assert "10002 to 19999" in found["port"]
+    assert "too" in mistakes("cluster", written(tmp_path, "port: 8265\n"))["dashboard_port"]
+
+
 def test_rule_looks_at_defaults(tmp_path):
     """A rule over two fields also runs where one of them is left to its default."""
     default = TrainConfig(dataset="data", name="run").num_workers

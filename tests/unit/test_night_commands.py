@@ -90,6 +90,14 @@ def test_half_a_range_and_a_date_beside_one_are_refused(cnnjob, conf, called, op
     assert not called.mock_calls
 
 
+def test_a_date_that_is_set_beside_a_range_is_refused(cnnjob, conf, called):
+    """A date given by --set is not passed over in silence where a range names the dates."""
+    ended = cnnjob("score", conf, *RANGE, "--set", f"date={FIRST}")
+    assert (ended.code, ended.out) == (2, "")
+    assert "leave one of the two out" in ended.err
+    assert not called.mock_calls
+
+
 @pytest.mark.parametrize(
     ("first", "last", "told"),
     [
