@@ -23,6 +23,10 @@ from cnnjob.data.staging import schema_of, take_staged
 from cnnjob.data.statistics import PixelCounts
 from cnnjob.schema import ID, IMAGE, LABEL
 
+_PAGE_BYTES = 1 << 18
+"""Of a page: what is unpacked fits a core's own cache. Arrow looks at a page's size after so many rows as it writes at
+once, 1,024 by default, so pages had 3 MB."""
+
 _COUNTED_BYTES = 8_000_000
 """Pixels that are counted at a time; counting takes eight times as much."""
 
@@ -95,6 +99,8 @@ def write_shard(
         table,
         sink,
         row_group_size=config.shards.rows_per_group,
+        data_page_size=_PAGE_BYTES,
+        write_batch_size=max(1, min(1024, _PAGE_BYTES * len(table) // max(1, table.nbytes))),
         compression=config.shards.compression.replace("none", "NONE"),
         use_dictionary=False,
         write_page_checksum=True,
