@@ -311,13 +311,18 @@ def write_bytes(uri: str, content: bytes | pa.Buffer) -> None:
     """Write a file whole or not at all; an existing one is replaced at once. Local folders above it are created.
 
     Raises:
-        UserError: There is no such bucket, or access was refused.
+        UserError: There is no such bucket, no file can be made there, or access was refused.
         StorageError: The disk is full or failed, or the store did.
     """
     with told(uri):
         filesystem, path = resolve(uri)
         if isinstance(filesystem, pafs.LocalFileSystem):
-            _write_local(Path(path), content)
+            try:
+                _write_local(Path(path), content)
+            except FileNotFoundError as error:  # as of /proc; "does not exist" would be said of what is to be made
+                raise UserError(
+                    f"{uri} cannot be written: no file can be made in {Path(path).parent}. Choose another place."
+                ) from error
             return
         if isinstance(filesystem, pafs.S3FileSystem) and len(content) >= object_store.S3_LARGE_BYTES:
             _, address, tail = _split(uri)

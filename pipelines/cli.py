@@ -5,6 +5,7 @@ Everything heavy is imported inside the commands, so that ``--help`` and ``check
 
 import gc
 import os
+import sys
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -17,7 +18,21 @@ import typer
 
 from cnnjob.errors import UserError
 from pipelines import cli_cluster
-from pipelines.command import Conf, Date, Debug, First, JobKind, Json, Last, Sets, Tracking, run_command, with_date
+from pipelines.command import (
+    Conf,
+    Date,
+    Debug,
+    First,
+    JobKind,
+    Json,
+    Last,
+    Sets,
+    Tracking,
+    date_of,
+    run_command,
+    tracking_of,
+    with_date,
+)
 from pipelines.console import Console
 
 app = typer.Typer(
@@ -40,6 +55,7 @@ DemoSets = Annotated[
         "Repeatable.",
     ),
 ]
+PNG = Path("feature_maps.png")
 Confs = Annotated[list[Path], typer.Argument(metavar="CONF", help="YAML files.", show_default=False)]
 
 
@@ -54,6 +70,12 @@ class SchemaKind(StrEnum):
 
 
 app.add_typer(cli_cluster.app)
+
+_SIGNALS = 128
+"""An exit code above it is that of a command that a signal has ended."""
+
+_USAGE_ERROR: Any = typer.BadParameter.__base__
+"""What a call with wrong options or arguments raises; typer names only this kind of it."""
 
 
 @app.callback(invoke_without_command=True)
@@ -103,16 +125,19 @@ def score(
 
         result = score_job.run_range(config, first, last, console)
         score_job.show(result, console)
+        if result.failed:
+            console.result(result)
+            raise typer.Exit(1)
         return result
 
-    job = _job(JobKind.SCORE, conf, with_date(JobKind.SCORE, sets, date))
+    job = _job(JobKind.SCORE, conf, sets or (), date)
     run_command(job if first is None and last is None else missing, as_json=json, debug=debug)
 
 
 @app.command()
 def nightly(conf: Conf, date: Date = None, sets: Sets = None, json: Json = False, debug: Debug = False) -> None:
     """Score one date, then compare it with the training data; exit 1 if it drifted."""
-    scoring = _job(JobKind.NIGHTLY, conf, with_date(JobKind.NIGHTLY, sets, date))
+    scoring = _job(JobKind.NIGHTLY, conf, sets or (), date)
 
     def job(console: Console) -> object:
         result = scoring(console)
@@ -136,10 +161,9 @@ def promote(
     """Point an alias of a registered model at a version."""
 
     def job(console: Console) -> object:
-        from cnnjob.config.base import absolute
         from pipelines import promote as promote_job
 
-        result = promote_job.run(absolute(tracking), model, version, alias)
+        result = promote_job.run(tracking_of(tracking), model, version, alias)
         promote_job.show(result, console)
         return result
 
@@ -159,7 +183,7 @@ def demo(
     def job(console: Console) -> object:
         from pipelines import demo as demo_job
 
-        result = demo_job.run(folder.absolute(), date, console, sets or ())
+        result = demo_job.run(folder.absolute(), None if date is None else date_of(date), console, sets or ())
         demo_job.show(result, console)
         return result
 
@@ -175,7 +199,9 @@ def trace(
     shape: Annotated[str | None, typer.Option(help="Channels x height x width of an image.")] = None,
     classes: Annotated[int | None, typer.Option(help="Number of classes.")] = None,
     image: Annotated[str | None, typer.Option(help="Run one picture, and show what each layer makes of it.")] = None,
-    png: Annotated[Path, typer.Option(help="Where the picture's maps are drawn.")] = Path("feature_maps.png"),
+    png: Annotated[
+        Path | None, typer.Option(help="Where the picture's maps are drawn. Default: feature_maps.png.")
+    ] = None,
     sets: Sets = None,
     json: Json = False,
     debug: Debug = False,
@@ -189,13 +215,15 @@ def trace(
             raise UserError("--config, --preset and --model each name a net; give one of them")
         if sets and conf is None:
             raise UserError("--set overrides keys of a train conf; give the conf with --config")
+        if png is not None and image is None:
+            raise UserError("--png is where the picture of --image is drawn; give --image")
         if model is not None:
             if shape is not None or classes is not None:
                 raise UserError("a registered model has its own shape and classes; leave --shape and --classes out")
-            net, bundle = trace_job.of_model(model, tracking)
+            net, bundle = trace_job.of_model(model, tracking_of(tracking))
         else:
             net, bundle = _net(conf, preset, sets or (), shape, classes), None
-        result = trace_job.run(net, image=image, bundle=bundle, png=png, console=console)
+        result = trace_job.run(net, image=image, bundle=bundle, png=png or PNG, console=console)
         trace_job.show(result, console)
         return result
 
@@ -214,7 +242,8 @@ def _net(conf: Path | None, preset: str | None, sets: Sequence[str], shape: str 
     else:
         model = load_config(ModelConfig, {"preset": preset or "default"}, where="--preset")
     usual = PRESETS[model.preset or "default"]
-    return net_for(model, _shape(shape) if shape else usual.shape, classes or usual.num_classes)
+    num_classes = usual.num_classes if classes is None else classes
+    return net_for(model, usual.shape if shape is None else _shape(shape), num_classes)
 
 
 @app.command()
@@ -275,19 +304,41 @@ def main() -> None:
     # An import makes objects that stay: looking through them as often as by default takes a tenth of its time.
     gc.set_threshold(50_000)
     try:
-        app()
+        sys.exit(_exit_code())
+    except SystemExit as ended:
+        if not isinstance(ended.code, int) or ended.code <= _SIGNALS:
+            raise
+        # Ray has been closed; the end of an interpreter that was interrupted may still crash in native code.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(ended.code)
     finally:
         # What MLflow has loaded is looked through object by object at exit otherwise, for half a second and more.
         gc.freeze()
 
 
-def _job(kind: JobKind, conf: Path, overrides: Sequence[str]) -> Callable[[Console], Any]:
+def _exit_code() -> int:
+    """Run the command line. How it is called wrongly is told as all else is: a script finds one object."""
+    try:
+        code = app(standalone_mode=False)
+    except _USAGE_ERROR as error:
+        error.show()
+        if "--json" in sys.argv:
+            import json
+
+            told = {"error": "UsageError", "message": error.format_message(), "exit_code": error.exit_code}
+            typer.echo(json.dumps(told, ensure_ascii=False))
+        return int(error.exit_code)
+    return code if isinstance(code, int) else 0
+
+
+def _job(kind: JobKind, conf: Path, overrides: Sequence[str], date: str | None = None) -> Callable[[Console], Any]:
     """A job that loads its config first, so that a mistake is told before anything heavy is imported."""
 
     def job(console: Console) -> Any:
         from cnnjob.config import kinds
 
-        config = kinds.load(kind.value, conf, overrides)
+        config = kinds.load(kind.value, conf, with_date(kind, overrides, date))
         module = _module(kind)
         result = module.run(config, console)
         module.show(result, console)

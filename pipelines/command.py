@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from cnnjob import interrupt
-from cnnjob.errors import CnnjobError, JobError
+from cnnjob.errors import CnnjobError, JobError, UserError
 from pipelines.console import Console, guarded_stdout
 
 Conf = Annotated[Path, typer.Argument(metavar="CONF", help="The YAML file of the job.", show_default=False)]
@@ -99,6 +99,44 @@ def _ended(by: signal.Signals, then: Sequence[str], console: Console) -> NoRetur
 
 
 def with_date(kind: JobKind, sets: Sequence[str] | None, date: str | None) -> list[str]:
-    """The overrides with ``--date`` among them, as the key it stands for."""
+    """The overrides with ``--date`` among them, as the key it stands for.
+
+    Raises:
+        UserError: It is no date.
+    """
     key = "score.date" if kind is JobKind.NIGHTLY else "date"
-    return [*(sets or ()), *([f"{key}={date}"] if date else [])]
+    return [*(sets or ()), *([] if date is None else [f"{key}={date_of(date)}"])]
+
+
+def date_of(text: str) -> str:
+    """``--date`` as it was given.
+
+    As the value of an override a wrong one would be told as a mistake of ``--set``, and a number would be a date.
+
+    Raises:
+        UserError: It is no date.
+    """
+    from cnnjob.scoring.dates import parse
+
+    if text in ("today", "yesterday"):
+        return text
+    try:
+        return parse(text, "--date").isoformat()
+    except UserError as error:
+        raise UserError(f"{error}; or today, or yesterday") from error
+
+
+def tracking_of(text: str) -> str:
+    """``--tracking`` as ``tracking.uri`` of a conf.
+
+    Raises:
+        UserError: It is no path or URI.
+    """
+    from cnnjob.config.base import absolute
+
+    try:
+        return absolute(text)
+    except ValueError as error:
+        raise UserError(
+            f"{f'--tracking {text}'.strip()}: {error}. Give a folder or a URI, as in the train conf."
+        ) from error

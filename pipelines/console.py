@@ -149,8 +149,12 @@ def guarded_stdout() -> Iterator[IO[str]]:
 
 
 def _write_line(stream: IO[str], text: str) -> None:
-    stream.write(text + "\n")
-    stream.flush()
+    try:
+        stream.write(text + "\n")
+        stream.flush()
+    except BrokenPipeError:
+        # Who read it has gone, as `head` does; the work is done all the same, and so is what is left to say.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _cell(value: object) -> str:

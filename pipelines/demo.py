@@ -13,6 +13,7 @@ from typing import Any
 
 from cnnjob.cluster.session import shared_session
 from cnnjob.config import kinds
+from cnnjob.config.load import literal
 from cnnjob.config.score import ScoreConfig
 from cnnjob.config.train import TrainConfig
 from cnnjob.errors import UserError
@@ -25,6 +26,16 @@ from pipelines.console import Console
 
 FIRST_ROWS = 5
 _JOBS = ("prepare.", "train.", "score.")
+_OWN = (
+    "prepare.output",
+    "train.dataset",
+    "train.storage",
+    "train.tracking.uri",
+    "score.input.uri",
+    "score.output",
+    "score.tracking.uri",
+)
+"""The keys by which one job finds what another has written: they lie below one folder, or the line breaks."""
 
 
 @dataclass(frozen=True)
@@ -68,25 +79,18 @@ def run(folder: Path, date: dt.date | str | None, console: Console, sets: Sequen
         sets: Overrides that name their job first, such as ``train.num_epochs=3``.
     """
     began = time.perf_counter()
+    if "{date}" in str(folder):
+        raise UserError(f"--dir {folder} has {{date}} in it, which stands for the date that is scored. Choose another.")
     for each in sets:
-        if not each.startswith(_JOBS):
-            raise UserError(f"--set {each} should name its job first: {', '.join(_JOBS)}; such as train.num_epochs=3")
-    at = {
-        "dataset": folder / "datasets" / "digits",
-        "runs": folder / "runs",
-        "tracking": folder / "tracking",
-        "scores": folder / "scores" / "digits",
-    }
-    prepare_config = kinds.load(
-        "prepare", shipped("prepare/digits.yaml"), [f"output={at['dataset']}", *_of("prepare", sets)]
-    )
-    places = [f"dataset={at['dataset']}", f"storage={at['runs']}", f"tracking.uri={at['tracking']}"]
+        _check_set(each)
+    dataset, tracking = folder / "datasets" / "digits", folder / "tracking"
+    places = _placed(output=dataset)
+    prepare_config = kinds.load("prepare", shipped("prepare/digits.yaml"), [*places, *_of("prepare", sets)])
+    places = _placed(dataset=dataset, storage=folder / "runs", **{"tracking.uri": tracking})
     train_config: TrainConfig = kinds.load("train", shipped("train/digits.yaml"), [*places, *_of("train", sets)])
-    places = [f"input.uri={at['dataset']}", f"output={at['scores']}", f"tracking.uri={at['tracking']}", "date=today"]
-    asked = [f"date={date}"] if date else []
-    score_config: ScoreConfig = kinds.load(
-        "score", shipped("score/digits.yaml"), [*places, *_of("score", sets), *asked]
-    )
+    places = _placed(output=folder / "scores" / "digits", **{"input.uri": dataset, "tracking.uri": tracking})
+    asked = ["date=today", *_of("score", sets), *([] if date is None else [literal("date", str(date))])]
+    score_config: ScoreConfig = kinds.load("score", shipped("score/digits.yaml"), [*places, *asked])
 
     with shared_session():
         prepared = prepare.run(prepare_config, console)
@@ -106,6 +110,24 @@ def run(folder: Path, date: dt.date | str | None, console: Console, sets: Sequen
         seconds=time.perf_counter() - began,
         ui_command=connect(train_config.tracking.uri).ui_command,
     )
+
+
+def _check_set(override: str) -> None:
+    """Refuse an override that names no job, or that would part one job from what another has written."""
+    if not override.startswith(_JOBS):
+        raise UserError(f"--set {override} should name its job first: {', '.join(_JOBS)}; such as train.num_epochs=3")
+    key = override.partition("=")[0]
+    for own in _OWN:
+        # A section takes its keys along, and a key below a place would make a section of it.
+        if f"{own}.".startswith(f"{key}.") or key.startswith(f"{own}."):
+            raise UserError(
+                f"--set {override}: where things lie is decided by --dir, and {own} is one of the keys that the demo "
+                f"sets itself. Leave it out and give another --dir."
+            )
+
+
+def _placed(**places: Path) -> list[str]:
+    return [literal(key, str(place)) for key, place in places.items()]
 
 
 def _of(job: str, sets: Sequence[str]) -> list[str]:

@@ -1,5 +1,6 @@
 """``cnnjob up``, ``down``, ``submit``, ``jobs``, ``logs`` and ``stop``: a local head, and jobs on any cluster."""
 
+import datetime as dt
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,9 +13,12 @@ from cnnjob.cluster import submit as api
 from cnnjob.cluster.head import Head
 from cnnjob.cluster.submit import JobState
 from cnnjob.config import kinds
-from cnnjob.config.base import absolute
+from cnnjob.config.base import Config, absolute
 from cnnjob.config.cluster import ClusterConfig
 from cnnjob.config.load import load_config
+from cnnjob.config.nightly import NightlyConfig
+from cnnjob.config.score import ScoreConfig
+from cnnjob.scoring.dates import day_of
 from pipelines.console import Console
 
 
@@ -50,6 +54,7 @@ def submit(
 ) -> JobState:
     """Submit a job; with ``wait``, show its log and end as it ends."""
     config = kinds.load(kind, conf, overrides)
+    _check_date(config)
     client = _client(address, state)
     job_id = api.submit(client, kind, config)
     console.note(f"Submitted {job_id} to {address}")
@@ -63,6 +68,17 @@ def submit(
         raise
     console.say(f"{job_id} {ended.status}")
     return JobState(ended.job_id, ended.status, api.exit_code(ended), ended.entrypoint)
+
+
+def _check_date(config: Config) -> None:
+    """A job that scores has a date: without one it would fail on the cluster.
+
+    Raises:
+        UserError: It has none.
+    """
+    scoring = config.score if isinstance(config, NightlyConfig) else config
+    if isinstance(scoring, ScoreConfig):
+        day_of(scoring.date, dt.datetime.now(dt.UTC), scoring.timezone)
 
 
 def listing(address: str, state: str, console: Console) -> dict[str, list[JobState]]:

@@ -33,12 +33,16 @@ def run(config: NightlyConfig, console: Console) -> NightlyResult:
     found = _drift(config.score, dt.date.fromisoformat(scored.date))
     bounds = config.drift
     within = found.predictions <= bounds.max_psi_predictions and found.pixels <= bounds.max_psi_pixels
-    return NightlyResult(scored, found, within)
+    # Where no row was scored, nothing was compared.
+    return NightlyResult(scored, found, within and scored.rows > 0)
 
 
 def show(result: NightlyResult, console: Console) -> None:
     """The result for people."""
     score.show(result.score, console)
+    if not result.score.rows:
+        console.say("Drift: no row was scored, so nothing can be compared with the training data")
+        return
     verdict = "within bounds" if result.within_bounds else "BEYOND the bounds of the config"
     console.say(f"Drift (PSI): predictions {result.drift.predictions:.3f}, pixels {result.drift.pixels:.3f}: {verdict}")
 

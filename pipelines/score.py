@@ -9,14 +9,14 @@ import datetime as dt
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from cnnjob import exclusive, storage
 from cnnjob.config.load import dump_config
 from cnnjob.config.prepare import ImageConfig
 from cnnjob.config.score import ScoreConfig
-from cnnjob.errors import JobError, LostPartsError
+from cnnjob.errors import DatasetError, JobError, LostPartsError, RefusedRowsError
 from cnnjob.models.bundle import image_form
 from cnnjob.models.presets import net_of
 from cnnjob.models.trace import trace
@@ -34,15 +34,14 @@ from cnnjob.tracking.server import connect
 from pipelines.clock import Pace
 from pipelines.console import Console
 from pipelines.score_checks import (
-    check_apart,
     check_fit,
-    check_one_disk,
     check_refused,
     check_space,
     informed,
     is_mended,
     told_who_won,
 )
+from pipelines.score_place import check_apart, check_form, check_ours, check_root
 
 
 @dataclass(frozen=True)
@@ -83,9 +82,15 @@ class ScoreResult:
 
 @dataclass(frozen=True)
 class RangeResult:
-    """What ``cnnjob score --from --to --json`` prints: a result for each date that was missing, in order."""
+    """What ``cnnjob score --from --to --json`` prints.
+
+    Attributes:
+        dates: A result for each date that was missing and is scored, in order.
+        failed: Why those that are left could not be, by date.
+    """
 
     dates: list[ScoreResult]
+    failed: dict[str, str] = field(default_factory=dict)
 
 
 def now() -> dt.datetime:
@@ -103,13 +108,16 @@ def run(config: ScoreConfig, console: Console) -> ScoreResult:
 def run_range(config: ScoreConfig, first: str, last: str, console: Console) -> RangeResult:
     """Score the dates from ``first`` to ``last`` that have no scores, in order.
 
-    A date with scores is left as it is, also where its input has changed since: ``--date`` scores it again. The first
-    date that fails ends the command; those before it are published, and the same command goes on with it.
+    A date with scores is left as it is, also where its input has changed since: ``--date`` scores it again. A date
+    whose input is missing or unfit is passed over and told at the end; any other failure would be that of the next date
+    too, and ends the command. Those before it are published, and the same command goes on with it.
     """
+    check_root(config)
     asked = days(parse(first, "--from"), parse(last, "--to"))
     published = {day: _published(Table(config.output, day), config) for day in asked}
     missing = [day for day, (version, lost) in published.items() if version is None or lost]
     results: list[ScoreResult] = []
+    failed: dict[str, str] = {}
     if missing:
         # Imported here: where no date is missing, there is no need to wait for Ray.
         from cnnjob.cluster.session import shared_session
@@ -117,15 +125,22 @@ def run_range(config: ScoreConfig, first: str, last: str, console: Console) -> R
         resolved = resolve(connect(config.tracking.uri), config.model)
         with shared_session():
             for day in missing:
-                results.append(score_date(config, day, resolved, console))
-                show(results[-1], console)
-    return RangeResult(results)
+                try:
+                    results.append(score_date(config, day, resolved, console))
+                except (DatasetError, RefusedRowsError) as error:
+                    if for_date(config.input.uri, day) == config.input.uri:
+                        raise
+                    failed[day.isoformat()] = str(error)
+                    console.note(f"{day} is passed over: {error}")
+                else:
+                    show(results[-1], console)
+    return RangeResult(results, failed)
 
 
 def score_date(config: ScoreConfig, date: dt.date, resolved: Resolved, console: Console) -> ScoreResult:
     """Score and publish one date."""
     began = time.perf_counter()
-    check_one_disk(config)
+    check_root(config)
     table = Table(config.output, date)
     before, lost = _published(table, config)
     if lost:
@@ -136,9 +151,13 @@ def score_date(config: ScoreConfig, date: dt.date, resolved: Resolved, console: 
     model = _scoring_model(resolved)
     source = for_date(config.input.uri, date)
     check_apart(config, source)
+    check_ours(table, before)
+    check_form(config, table, model, console)
     given = open_input(config, source, _form(config, resolved))
     check_fit(config, given, resolved)
     plan = given.plan(config, model)
+    if not plan.rows:
+        raise DatasetError(f"{source} has no rows in its split {config.input.split}; there is nothing to score.")
     if before is not None and is_whole and before.plan_digest == plan.digest:
         if config.mode == "error" or not is_mended(table, before):
             return _result(config, before, published=False, seconds=time.perf_counter() - began)
@@ -175,7 +194,10 @@ def show(result: ScoreResult | RangeResult, console: Console) -> None:
     if isinstance(result, RangeResult):
         count = len(result.dates)
         were = "1 date was missing and is scored" if count == 1 else f"{count} dates were missing and are scored"
-        console.say(were if count else "Nothing to do: no date is missing")
+        if count or not result.failed:
+            console.say(were if count else "Nothing to do: no date is missing")
+        if result.failed:
+            console.say(f"Not scored: {', '.join(result.failed)}")
         return
     state = "Published" if result.published else "Nothing to do, already published:"
     rate = f", {result.images_per_s:,.0f} images/s" if result.images_per_s else ""

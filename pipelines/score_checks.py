@@ -12,8 +12,7 @@ from filelock import FileLock, Timeout
 
 from cnnjob import storage
 from cnnjob.config.score import OWN_COLUMNS, ScoreConfig
-from cnnjob.data.place import lies_in
-from cnnjob.errors import CnnjobError, DatasetError, RefusedRowsError, StorageError, UserError
+from cnnjob.errors import CnnjobError, DatasetError, RefusedRowsError, StorageError
 from cnnjob.schema import DETAIL, REASON, URI
 from cnnjob.scoring import commit
 from cnnjob.scoring.inputs import DatasetInput, Input
@@ -72,35 +71,6 @@ def check_space(config: ScoreConfig, rows: int, model: ScoringModel) -> None:
         raise StorageError(
             f"{config.output}: {rows:,} rows take about {needed / 1e6:,.0f} MB, and {place} has "
             f"{free / 1e6:,.0f} MB free. None of them was scored; make room, or write elsewhere."
-        )
-
-
-def check_apart(config: ScoreConfig, source: str) -> None:
-    """The table does not lie in its input, whose next listing would have its files as images, nor the input in it.
-
-    Raises:
-        UserError: One of them lies in the other.
-    """
-    above, name = storage.parent(config.output), storage.name(config.output)
-    for place in (config.output, storage.join(above, f"{name}.meta")):
-        if lies_in(place, source) or lies_in(source, place):
-            raise UserError(
-                f"output: {config.output} and the input {source} lie one in the other: what is written would be taken "
-                f"for images the next time. Choose an output beside the input."
-            )
-
-
-def check_one_disk(config: ScoreConfig) -> None:
-    """A version is put in place by a rename, from beside the table: both are on one disk.
-
-    Raises:
-        UserError: The table's folder is where a disk is mounted.
-    """
-    root = Path(storage.real(config.output)) if storage.is_local(config.output) else None
-    if root and root.exists() and root.stat().st_dev != root.parent.stat().st_dev:
-        raise UserError(
-            f"output: a disk is mounted at {root}, and the table's log and unfinished parts lie beside it, in "
-            f"{root}.meta on another disk. Choose a folder below it, such as {root / 'scores'}."
         )
 
 

@@ -2,12 +2,12 @@
 
 import dataclasses
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cnnjob import storage
-from cnnjob.config.base import absolute
 from cnnjob.config.prepare import ImageConfig, LimitsConfig
 from cnnjob.errors import UserError
 from cnnjob.models.presets import net_of
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 BATCH = 1000
 BAR_WIDTH = 40
 SHOWN_CLASSES = 10
+_MODEL = re.compile(r"models:/[^@/]+(@[^@/]+|/[0-9]+)")
+"""As a score config takes it."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +58,22 @@ class TraceResult:
 
 
 def of_model(uri: str, tracking: str) -> tuple[Net, "Bundle"]:
-    """The net of a registered model, and its bundle."""
+    """The net of a registered model, and its bundle.
+
+    Args:
+        uri: Of the model.
+        tracking: Where MLflow is, as in a config.
+
+    Raises:
+        UserError: The URI is of another form.
+    """
+    if not _MODEL.fullmatch(uri):
+        name = uri.removeprefix("models:").strip("/").partition("@")[0].partition("/")[0] or "NAME"
+        raise UserError(f"--model {uri!r} should be models:/{name}@champion or models:/{name}/1")
     from cnnjob.tracking.registry import resolve
     from cnnjob.tracking.server import connect
 
-    bundle = resolve(connect(absolute(tracking)), uri).bundle
+    bundle = resolve(connect(tracking), uri).bundle
     return net_of(bundle.description.architecture), bundle
 
 

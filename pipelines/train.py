@@ -19,9 +19,10 @@ from cnnjob.cluster.session import Needs, session, worker_environment
 from cnnjob.config.load import dump_config
 from cnnjob.config.train import TrainConfig
 from cnnjob.data.manifest import Manifest, read_manifest
-from cnnjob.errors import DatasetError, TrackingError, TrainingError
+from cnnjob.errors import ConfigError, DatasetError, Mistake, ModelError, TrackingError, TrainingError
 from cnnjob.models.presets import net_for
 from cnnjob.tracking import runs
+from cnnjob.tracking.registry import is_registered
 from cnnjob.tracking.sender import MetricSender
 from cnnjob.tracking.server import Server, connect, resolved_uri
 from cnnjob.training import driver, journal
@@ -83,42 +84,56 @@ def run(config: TrainConfig, console: Console) -> TrainResult:
     manifest = read_manifest(config.dataset)
     net = net_for(config.model, manifest.image.shape, len(manifest.class_names))
     run_folder = storage.join(config.storage, config.name)
-    state = open_run(run_folder, config, manifest)
-    if (result := _finished(state, config)) is not None:
+    if (result := _finished(open_run(run_folder, config, manifest), config)) is not None:
         return result
     _check_splits(config, manifest)
+    _check_augment(config, manifest)
     feed = feed_of(config, manifest)
-    with session(_needs(config, manifest), console), alone(run_folder):
+    with session(_needs(config, manifest), console):
         marks["ray"] = time.time() - began
-        # Another command may have been at it until now.
-        state = open_run(run_folder, config, manifest)
-        if (result := _finished(state, config)) is not None:
-            return result
-        # The first thing that is written: where that is not allowed, MLflow has no run of it.
-        storage.write_bytes(storage.join(run_folder, "config.yaml"), dump_config(config).encode())
+        # An address that MLflow does not open is a mistake, and is told before anything is written.
         server = connect(config.tracking.uri, create=True)
-        if state is not None and runs.resume_run(server, state.run_id):
-            console.note(f"Run {config.name} goes on in {run_folder}")
-        else:
-            state = _begin(server, config, manifest, run_folder, feed)
-        marks["mlflow"] = time.time() - began
-        threads = driver.threads_of(config.cpus_per_worker)
-        job = TrainJob(config, manifest, net, run_folder, state.run_id, threads, began, marks, uuid.uuid4().hex)
-        with _told_to_mlflow(server, state.run_id):
-            console.note(f"Feed: {feed.kind}; {feed.reason}")
-            entries = _train(job, server, console)
-            result = _finish(job, server, entries, feed)
+        with alone(run_folder):
+            # Another command may have been at it until now.
+            state = open_run(run_folder, config, manifest)
+            if (result := _finished(state, config)) is not None:
+                return result
+            # The first thing that is written: where that is not allowed, MLflow has no run of it.
+            storage.write_bytes(storage.join(run_folder, "config.yaml"), dump_config(config).encode())
+            if state is not None and runs.resume_run(server, state.run_id):
+                console.note(f"Run {config.name} goes on in {run_folder}")
+            else:
+                state = _begin(server, config, manifest, run_folder, feed)
+            marks["mlflow"] = time.time() - began
+            threads = driver.threads_of(config.cpus_per_worker)
+            job = TrainJob(config, manifest, net, run_folder, state.run_id, threads, began, marks, uuid.uuid4().hex)
+            with _told_to_mlflow(server, state.run_id):
+                console.note(f"Feed: {feed.kind}; {feed.reason}")
+                entries = _train(job, server, console)
+                result = _finish(job, server, entries, feed)
     runs.end_run(server, state.run_id, "FINISHED")
     save_run(run_folder, dataclasses.replace(state, result=dataclasses.asdict(result)))
     return result
 
 
 def _finished(state: RunState | None, config: TrainConfig) -> TrainResult | None:
-    """What a finished run gave, where that is what is asked for: this model, in this MLflow."""
+    """What a finished run gave, where that is what is asked for: this model, in this MLflow, which still has it."""
     asked = (config.model_name, resolved_uri(config.tracking.uri))
     if state is None or state.result is None or (state.result["model_name"], state.result["tracking_uri"]) != asked:
         return None
-    return TrainResult(**{**state.result, "created": False})
+    result = TrainResult(**{**state.result, "created": False})
+    return result if _is_there(result, config.tracking.uri) else None
+
+
+def _is_there(result: TrainResult, uri: str) -> bool:
+    """Whether MLflow has the run and the model of a result; where it does not answer, nobody has removed them."""
+    try:
+        server = connect(uri)
+        return runs.is_there(server, result.run_id) and is_registered(server, result.model_name, result.model_version)
+    except ModelError:
+        return False
+    except TrackingError:
+        return True
 
 
 def show(result: TrainResult, console: Console) -> None:
@@ -192,7 +207,8 @@ def _train(job: TrainJob, server: Server, console: Console) -> list[dict[str, An
                 found = figures_of_test(from_plain(entry["evaluation"]), job.manifest.class_names)
                 names = {"top_k": f"top{found['k']}"}
                 values = {f"test_{names.get(key, key)}": found[key] for key in TEST_METRICS}
-                step = job.config.num_epochs
+                values["best_epoch"] = entry["best_epoch"]
+                step = sum(each["kind"] == journal.EPOCH for each in entries)
             else:
                 values = {key: entry[key] for key in EPOCH_KEYS[1:]}
                 step = entry["epoch"]
@@ -231,8 +247,8 @@ def _check_ended(job: TrainJob, events: list[dict[str, Any]]) -> None:
                 f"Prepare it as it was and run the same command again to go on, or train under another name."
             )
         if event["kind"] == "not_finite":
-            ranks = ", ".join(str(rank) for rank in event["ranks"])
-            what = f"the loss on rank {ranks}" if ranks else "the gradient"
+            ranks = " and ".join(str(rank) for rank in event["ranks"])
+            what = f"the loss on rank{'s' * (len(event['ranks']) > 1)} {ranks}" if ranks else "the gradient"
             raise TrainingError(
                 f"training of {job.config.name} stopped: {what} is not finite in epoch {event['epoch']}, step "
                 f"{event['step']}. Nothing was registered. Lower optimizer.learning_rate (now "
@@ -242,12 +258,30 @@ def _check_ended(job: TrainJob, events: list[dict[str, Any]]) -> None:
 
 def _check_splits(config: TrainConfig, manifest: Manifest) -> None:
     """The best epoch is the one with the best validation, and what is registered has been tested."""
+    given = manifest.config["split"]["method"] == "given"
     for split in ("val", "test"):
         if not manifest.splits[split].rows:
+            advice = (
+                "give its source some, or set split.method to hash or stratified"
+                if given
+                else f"prepare it with a larger split.{split}, or with more images"
+            )
             raise DatasetError(
                 f"{config.dataset} has no {split} rows. The best epoch is chosen on val and measured on test, so both "
-                f"need some: prepare it with a larger split.{split}, or with more images."
+                f"need some: {advice}."
             )
+
+
+def _check_augment(config: TrainConfig, manifest: Manifest) -> None:
+    """What is moved or cut out of a picture leaves some of it."""
+    side = min(manifest.image.height, manifest.image.width)
+    mistakes = [
+        Mistake(f"augment.{key}", f"{pixels} would leave nothing of some pictures, which are {side} pixels on a side")
+        for key, pixels in (("shift", config.augment.shift), ("cutout", config.augment.cutout))
+        if pixels >= side
+    ]
+    if mistakes:
+        raise ConfigError(f"{config.name}, with {config.dataset},", mistakes)
 
 
 def _finish(job: TrainJob, server: Server, entries: list[dict[str, Any]], feed: FeedChoice) -> TrainResult:

@@ -19,6 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from cnnjob.cluster.processes import start_of
 from cnnjob.config.cluster import ClusterConfig
 from cnnjob.errors import ClusterError, UserError
 
@@ -104,17 +105,6 @@ def find(state: Path) -> Head | None:
     except (OSError, ValueError, TypeError):
         return None
     return head if same and _group_alive(head.pid) else None
-
-
-def start_of(pid: int) -> int:
-    """When a process started, in clock ticks since the boot.
-
-    Raises:
-        OSError: There is none of this number.
-    """
-    stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
-    # proc(5): field 22. The second is the command's name, which may itself have spaces and parentheses.
-    return int(stat.rpartition(")")[2].split()[22 - 3])
 
 
 def token_for(state: Path, address: str) -> str | None:

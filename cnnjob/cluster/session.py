@@ -19,6 +19,7 @@ from pathlib import Path
 import ray
 
 from cnnjob import interrupt
+from cnnjob.cluster.processes import Process, descendants, end
 from cnnjob.errors import ClusterError, ResourceError
 from cnnjob.progress import Progress
 
@@ -164,6 +165,8 @@ def _set(variables: Mapping[str, str]) -> None:
 
 
 _shared = False
+_others: frozenset[Process] = frozenset()
+"""What this process had started before its own Ray."""
 
 
 def worker_environment() -> dict[str, str]:
@@ -191,7 +194,7 @@ def shared_session() -> Iterator[None]:
     finally:
         _shared = False
         if not opened_before:
-            ray.shutdown()
+            _close()
 
 
 @contextmanager
@@ -222,7 +225,14 @@ def session(needs: Needs, progress: Progress) -> Iterator[None]:
         yield
     finally:
         if not _shared:
-            ray.shutdown()
+            _close()
+
+
+def _close() -> None:
+    """End Ray, and of our own every process: one that hangs as it ends would stay, since nobody is left to see it."""
+    ours = frozenset() if _cluster_address() else descendants() - _others
+    ray.shutdown()
+    end(ours)
 
 
 def check_machine(needs: Needs) -> None:
@@ -241,6 +251,8 @@ def _start_local(needs: Needs) -> None:
     if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     _set(_OWN_RAY_ENVIRONMENT)
+    global _others  # noqa: PLW0603 - Ray itself is one per process
+    _others = descendants()
     # The logical CPUs of our own Ray: what workers reserve plus what data tasks need, so neither starves.
     logical = max(machine_cpus(), math.ceil(needs.cpus) + needs.data_cpus)
     ray.init(

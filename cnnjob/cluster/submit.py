@@ -23,11 +23,12 @@ import cnnjob
 from cnnjob.config.base import Config
 from cnnjob.config.load import dump_config
 from cnnjob.config.train import TrainConfig
-from cnnjob.errors import ClusterError
+from cnnjob.errors import ClusterError, UserError
 
 _POLL_S = 0.5
 _CONF = "conf.yaml"
 _NO_AGENT = "No available agent"
+_NOT_FOUND = "status code 404"
 _AGENT_TIMEOUT_S = 90
 """A fresh cluster answers before the agents that start jobs are up; that passes."""
 _LOST = (RuntimeError, OSError, aiohttp.ClientError, AuthenticationError)
@@ -129,12 +130,18 @@ def state(client: JobSubmissionClient, job_id: str) -> JobState:
     """How a job stands.
 
     Raises:
-        ClusterError: There is no such job.
+        UserError: There is no such job.
+        ClusterError: The cluster does not say.
     """
+    if not job_id.strip():
+        # Its address would be that of all jobs.
+        raise UserError("the id of the job is empty; cnnjob jobs lists those there are")
     try:
         info = client.get_job_info(job_id)
     except RuntimeError as error:
-        raise ClusterError(f"the cluster has no job {job_id}: {_line_of(error)}") from error
+        if _NOT_FOUND not in str(error):
+            raise ClusterError(f"the cluster does not tell of the job {job_id}: {_line_of(error)}") from error
+        raise UserError(f"the cluster has no job {job_id}; cnnjob jobs lists those there are") from error
     return _state(info)
 
 

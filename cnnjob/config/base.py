@@ -33,7 +33,7 @@ def absolute(uri: str) -> str:
     try:
         return os.path.abspath(Path(uri).expanduser())  # noqa: PTH100 - `..` goes too
     except RuntimeError as error:
-        raise ValueError(f"its home folder is not known ({error})") from error
+        raise ValueError(f"its home folder is not known ({str(error).rstrip('.')})") from error
 
 
 Uri = Annotated[str, AfterValidator(absolute)]

@@ -115,9 +115,9 @@ def load_config(
     try:
         config = model.model_validate(merged)
     except ValidationError as error:
-        details = error.errors()
-        misspelt = {_meant(model, each["loc"]) for each in details if each["type"] == "extra_forbidden"}
-        mistakes += [_mistake(model, each) for each in details if not _is_said(each, misspelt)]
+        found = _by_place(model, error.errors())
+        misspelt = {_meant(model, at) for at, (first, *_) in found.items() if first["type"] == "extra_forbidden"}
+        mistakes += [_mistake(model, at, each) for at, each in found.items() if not _is_said(each[0], misspelt)]
     wanted = {key for check in rules for key in getattr(check, RULES_ATTRIBUTE)}
     parsed = dict(_lenient(model, merged, wanted))
     for check in rules:
@@ -133,6 +133,12 @@ def load_config(
 def dump_config(config: Config) -> str:
     """The resolved config as YAML: every field, defaults included, in the order of the model."""
     return str(yaml.dump(config.model_dump(mode="python"), Dumper=_Dumper, sort_keys=False))
+
+
+def literal(key: str, text: str) -> str:
+    """An override whose value is a text, whatever else YAML would make of it."""
+    quoted = str(yaml.dump(text, Dumper=_Dumper, default_style='"')).rstrip()
+    return f"{key}={quoted}"
 
 
 def _apply(values: Mapping[str, Any], overrides: Sequence[str]) -> tuple[dict[str, Any], list[Mistake]]:
@@ -163,23 +169,72 @@ def _deep_copy(value: Any) -> Any:
     return {k: _deep_copy(v) for k, v in value.items()} if isinstance(value, Mapping) else value
 
 
-def _mistake(model: type[BaseModel], detail: Any) -> Mistake:
-    key = ".".join(str(part) for part in detail["loc"]) or "file"
-    value, message = detail["input"], str(detail["msg"])
-    if detail["type"] == "extra_forbidden":
-        meant = _meant(model, detail["loc"])
+def _by_place(model: type[BaseModel], details: Sequence[Any]) -> dict[tuple[Any, ...], list[Any]]:
+    """What pydantic found, by place in the file; of a value that may be one of several types it tells each."""
+    found: dict[tuple[Any, ...], list[Any]] = {}
+    for each in details:
+        # Entries that are wrong, each a mistake by itself, are not counted among those that there are.
+        if each["type"] != "too_short" or len(each["input"]) < each["ctx"]["min_length"]:
+            found.setdefault(tuple(_keys_of(model, each["loc"])), []).append(each)
+    return found
+
+
+def _keys_of(model: type[BaseModel], loc: Sequence[Any]) -> Iterator[Any]:
+    """A place without the name of a type, which pydantic puts behind the key of a value that may be of several."""
+    current: type[BaseModel] | None = model
+    for number, part in enumerate(loc):
+        if current is not None or isinstance(part, int):
+            yield part
+        current = _model_at(model, loc[: number + 1])
+
+
+def _mistake(model: type[BaseModel], loc: Sequence[Any], details: Sequence[Any]) -> Mistake:
+    key = ".".join(str(part) for part in loc) or "file"
+    kind, value = details[0]["type"], details[0]["input"]
+    if kind == "extra_forbidden":
+        meant = _meant(model, loc)
         if meant:
             return Mistake(key, f"there is no such key; did you mean {meant.split('.')[-1]}?")
-        known = ", ".join(_keys_beside(model, detail["loc"]))
+        known = ", ".join(_keys_beside(model, loc))
         return Mistake(key, f"there is no such key; the keys here are {known}")
-    if detail["type"] == "missing":
-        field = _field_at(model, detail["loc"])
+    if kind == "missing":
+        field = _field_at(model, loc)
         described = f": {_one_line(field.description)}" if field is not None and field.description else ""
         return Mistake(key, f"is missing; it is needed{described}")
-    message = message.removeprefix("Value error, ").removeprefix("Assertion failed, ")
-    if message.startswith("Input should be"):
-        message = "it should be" + message.removeprefix("Input should be")
-    return Mistake(key, f"{_shown(value)} is not allowed; {message}")
+    wanted = [_wanted(model, loc, each) for each in details]
+    if len(wanted) > 1:
+        wanted = [f"it should be {', '.join(each.removeprefix('it should be ') for each in wanted)}".replace("'", "")]
+    is_empty = value is None
+    return Mistake(key, f"{'is empty' if is_empty else f'{_shown(value)} is not allowed'}; {wanted[0]}")
+
+
+def _wanted(model: type[BaseModel], loc: Sequence[Any], detail: Any) -> str:
+    """What a value should be, in the words of a file and not of Python."""
+    kind, value = str(detail["type"]), detail["input"]
+    section = _model_at(model, loc)
+    if section is not None and kind in ("model_type", "tuple_type"):
+        fields = section.model_fields
+        first = " and ".join(sorted(fields, key=lambda name: not fields[name].is_required())[:2])
+        return f"it should be {'a list of ' if kind == 'tuple_type' else ''}keys such as {first}"
+    if kind == "tuple_type":
+        length = _length(_field_at(model, loc))
+        each = value if isinstance(value, int | float) or (isinstance(value, str) and value.isalnum()) else "a"
+        return f"it should be a list of {length}" if length else f"it should be a list, such as [{each}]"
+    if kind == "too_short":
+        least = detail["ctx"]["min_length"]
+        return f"it needs at least {'one' if least == 1 else least}"
+    if kind.startswith("date_"):
+        return "it should be YYYY-MM-DD"
+    message = str(detail["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    return re.sub(r"^(Input|String|Tuple) should", "it should", message.replace(" after validation", ""))
+
+
+def _length(field: Any) -> int | None:
+    """How many values a list holds; None where it may hold any number."""
+    for each in (field.annotation, *typing.get_args(field.annotation)):
+        if typing.get_origin(each) is tuple and ... not in typing.get_args(each):
+            return len(typing.get_args(each))
+    return None
 
 
 def _keys_beside(model: type[BaseModel], loc: Sequence[Any]) -> list[str]:

@@ -25,7 +25,7 @@ class ColumnsConfig(Config):
     """Column with the encoded image files themselves, as bytes (Parquet only); instead of `uri`."""
 
     label: str = Field(default="label", min_length=1)
-    """Column with each row's class: its name, or its number from 0 on."""
+    """Column with each row's class: its name, or its number from 0 on. A row without one is refused."""
 
     split: str | None = Field(default=None, min_length=1)
     """Column with each row's split, `train`, `val` or `test`; only read where `split.method` is `given`. Default:
@@ -42,8 +42,8 @@ class SourceConfig(Config):
     """`digits`: scikit-learn's 1,797 handwritten digits, 8x8, which come with the package. `idx`: MNIST's files,
     raw or .gz. `cifar`: CIFAR-10 or -100 in the binary version, a folder or .tar.gz. `folder`: a folder with a
     sub-folder for each class, CLASS/.../FILE; where `split.method` is `given`, SPLIT/CLASS/.../FILE, and the first
-    level is called train or training, val, valid or validation, and test. `manifest`: a CSV or Parquet table with a
-    row for each image."""
+    level is called train or training, val, valid or validation, and test; folders whose names begin with a dot are
+    passed over. `manifest`: a CSV or Parquet table with a row for each image."""
 
     uri: Uri | None = None
     """Path or URI of the folder, archive or table; needed for every kind but `digits`, which has none."""

@@ -181,6 +181,8 @@ def output_can_be_committed(output: str) -> Iterator[str]:
     """A version is committed by a file that exactly one writer creates."""
     if "://" in output and not output.startswith(("s3://", "file://")):
         yield f"{output.partition(':')[0]}:// cannot be published to; it should be a local path or s3://BUCKET/FOLDER"
+    if output.rstrip("/").endswith(".meta"):
+        yield f"{output} is where the table of that name without .meta keeps its log; choose another name"
 
 
 @rule("timezone")

@@ -76,7 +76,8 @@ def refuse_output(output: str, source: str | None) -> None:
     """Refuse to write where something would be lost: over other people's files, or over or into the source.
 
     Raises:
-        DatasetError: The output holds what is no prepared data set, or it and the source lie one in the other.
+        DatasetError: The output is a file or holds what is no prepared data set, or it and the source lie one in the
+            other.
     """
     if source and lies_in(source, output):
         raise DatasetError(f"{output} is or holds the source {source}, which would be replaced. Choose another output.")
@@ -86,6 +87,11 @@ def refuse_output(output: str, source: str | None) -> None:
             f"Choose an output beside the source."
         )
     here = storage.real(output)
+    if storage.is_local(here):
+        file = next((each for each in (Path(here), *Path(here).parents) if each.is_file()), None)
+        if file is not None:
+            what = f"output {output}" if file == Path(here) else f"output {output}: {file}"
+            raise DatasetError(f"{what} is a file; it should be a folder. Choose another output.")
     names = storage.list_files(here)
     foreign = next((name for name in names if not _OURS.fullmatch(name)), None)
     is_ours = not names or _is_unpublished(here, names) or _is_manifest(storage.join(here, MANIFEST))

@@ -248,6 +248,12 @@ def _present(table: Table) -> set[str]:
     return {name for name in storage.list_files(table.partition) if _PART.fullmatch(name)}
 
 
+def _foreign(partition: Path) -> list[Path]:
+    """What lies in a date's folder and is of no version."""
+    there = partition.iterdir() if partition.exists() else ()
+    return [path for path in there if not _PART.fullmatch(path.name)]
+
+
 def _lost(table: Table, manifest: ScoresManifest) -> LostPartsError:
     return LostPartsError(
         f"parts of {table.date} of {table.root}, version {manifest.version}, are gone: neither {table.partition} nor "
@@ -274,6 +280,12 @@ def _roll_local(table: Table, manifest: ScoresManifest) -> None:
 def _exchange(table: Table, manifest: ScoresManifest, folder: Path) -> None:
     folder.mkdir()
     staging = table.staging_of(manifest)
+    for other in _foreign(storage.local_path(table.partition)):
+        # It goes along: a folder is exchanged with all that lies in it.
+        if other.is_dir() and not other.is_symlink():
+            shutil.copytree(other, folder / other.name, symlinks=True, copy_function=os.link)
+        else:
+            os.link(other, folder / other.name, follow_symlinks=False)
     for part in manifest.parts:
         # Where the staging is gone, this version has been in place, and somebody has put something beside its parts.
         staged, published = storage.local_path(part_uri(staging, part.unit)), storage.local_path(table.partition)

@@ -162,7 +162,7 @@ class ListedInput:
         self._form = _prepare_config(config, uri, image)
         source = FolderSource(self._form) if config.input.kind == "folder" else TableSource(self._form, labelled=False)
         listing = source.listing("")
-        self._listing = Listing(_marked(listing.rows), (), listing.reader, listing.keys, listing.passed_over)
+        self._listing = Listing(_marked(listing), (), listing.reader, listing.keys, listing.passed_over)
         self._runs = _runs(config, image, listing)
         # Of bytes inside Parquet files the rows say where they lie, not what they are: the files' identity does.
         self._digest = source.digest()
@@ -273,12 +273,14 @@ def _prepare_config(config: ScoreConfig, uri: str, image: ImageConfig) -> Prepar
     return PrepareConfig(output=config.output, source=source, image=image, limits=config.limits)
 
 
-def _marked(rows: pa.Table) -> pa.Table:
+def _marked(listing: Listing) -> pa.Table:
     """The rows with a column that says which have the id of an earlier one, and without what only training needs."""
+    rows, keys = listing.rows, {key.name for key in listing.keys}
     codes = np.asarray(pc.dictionary_encode(rows.column(ID).combine_chunks()).indices)
     twice = np.ones(len(codes), dtype=bool)
     twice[np.unique(codes, return_index=True)[1]] = False
-    return rows.drop_columns([LABEL, GIVEN]).append_column(DUPLICATE, pa.array(twice))
+    unused = [name for name in (LABEL, GIVEN) if name in rows.column_names and name not in keys]
+    return rows.drop_columns(unused).append_column(DUPLICATE, pa.array(twice))
 
 
 def _runs(config: ScoreConfig, image: ImageConfig, listing: Listing) -> list[Run]:

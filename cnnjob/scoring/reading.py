@@ -8,6 +8,7 @@ from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_fi
 
 from cnnjob import storage
 from cnnjob.errors import DatasetError
+from cnnjob.schema import scores_schema
 from cnnjob.scoring.table import Part, ScoresManifest, Table, current
 from cnnjob.scoring.work import part_uri
 
@@ -29,7 +30,8 @@ def read_scores(uri: str, date: dt.date) -> pa.Table:
     if manifest is None:
         raise DatasetError(f"{uri} has no scores for {date.isoformat()}; run cnnjob score --date {date.isoformat()}")
     if not manifest.parts:
-        return pa.table({})
+        # Every row was refused; what types its key columns would have, nothing tells.
+        return scores_schema(manifest.class_names, manifest.config["probabilities"]).empty_table()
     return pa.concat_tables(pq.read_table(pa.BufferReader(_read(table, manifest, part))) for part in manifest.parts)
 
 

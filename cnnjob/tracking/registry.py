@@ -71,6 +71,15 @@ def register(server: Server, run_id: str, name: str, bundle: Bundle, example: np
         return Registered(name, str(version.version))
 
 
+def is_registered(server: Server, name: str, version: str) -> bool:
+    """Whether the registry has a version of a model."""
+    try:
+        _version(server, name, version)
+    except ModelError:
+        return False
+    return True
+
+
 def promote(server: Server, name: str, version: str | None, alias: str) -> Registered:
     """Point an alias at a version; by default the newest.
 

@@ -80,18 +80,24 @@ def resume_run(server: Server, run_id: str) -> bool:
 
     False where this server does not have it, since the tracking address may change, or where it was deleted.
     """
+    if not is_there(server, run_id):
+        return False
     with asking(server, f"resume the run {run_id}"):
+        server.client.update_run(run_id, status="RUNNING")
+        server.client.set_tag(run_id, REASON_TAG, "")
+        return True
+
+
+def is_there(server: Server, run_id: str) -> bool:
+    """Whether the server has a run, and it was not deleted."""
+    with asking(server, f"look up the run {run_id}"):
         try:
             found = server.client.get_run(run_id)
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return False
             raise
-        if found.info.lifecycle_stage != LifecycleStage.ACTIVE:
-            return False
-        server.client.update_run(run_id, status="RUNNING")
-        server.client.set_tag(run_id, REASON_TAG, "")
-        return True
+        return bool(found.info.lifecycle_stage == LifecycleStage.ACTIVE)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -57,7 +57,7 @@ class Server:
         """The command that opens the MLflow UI on it; for a server, its address."""
         if self.artifacts is None:
             return self.uri
-        return f"{_mlflow_command()} ui --backend-store-uri {self.uri} --port 5000"
+        return f"{_mlflow_command()} ui --backend-store-uri {shlex.quote(self.uri)} --port 5000"
 
 
 def connect(uri: str, *, create: bool = False) -> Server:

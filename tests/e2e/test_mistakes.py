@@ -87,10 +87,19 @@ def test_the_environment_says_nothing_of_mlflow(cnnjob: Command, tmp_path: Path)
         assert_refused(ended, tmp_path, f"no MLflow store at {tmp_path / 'tracking'}")
 
 
-@pytest.mark.parametrize("date", ["tomorrow", "2026-02-30"])
+@pytest.mark.parametrize("command", [("promote", "digits"), ("trace", "--model", "models:/digits@champion")])
+def test_a_tracking_that_is_no_place_is_refused(cnnjob: Command, tmp_path: Path, command: tuple[str, ...]) -> None:
+    """An empty --tracking, and one in the home of nobody, is a mistake of the option."""
+    ended = cnnjob(*command, "--tracking", "")
+    assert_refused(ended, tmp_path, "--tracking: a path or URI cannot be empty")
+    ended = cnnjob(*command, "--tracking", "~nobody-of-this-name/a")
+    assert_refused(ended, tmp_path, "--tracking ~nobody-of-this-name/a: its home folder is not known")
+
+
+@pytest.mark.parametrize("date", ["tomorrow", "2026-02-30", "2026-13-01", "1735689600", ""])
 def test_a_wrong_date_of_the_demo_is_refused(cnnjob: Command, tmp_path: Path, date: str) -> None:
     """The demo refuses what is no date as score does, before it does anything."""
-    assert_refused(cnnjob("demo", "--date", date), tmp_path, "date", date)
+    assert_refused(cnnjob("demo", "--date", date), tmp_path, f"--date {date!r} is no date", "today, or yesterday")
 
 
 def test_a_demo_override_names_its_job(cnnjob: Command, tmp_path: Path) -> None:
@@ -119,9 +128,13 @@ def test_a_malformed_set_is_refused(cnnjob: Command, tmp_path: Path) -> None:
     assert_refused(cnnjob("prepare", PREPARE, "--set", "seed"), tmp_path, "KEY=VALUE")
 
 
-def test_a_wrong_date_is_refused(cnnjob: Command, tmp_path: Path) -> None:
-    """A date that does not exist is refused by its key."""
-    assert_refused(cnnjob("score", SCORE, "--date", "2026-02-30"), tmp_path, "date", "2026-02-30")
+@pytest.mark.parametrize("command", [("score",), ("nightly",), ("submit", "score")])
+def test_a_wrong_date_is_refused(cnnjob: Command, tmp_path: Path, command: tuple[str, ...]) -> None:
+    """What is no date is a mistake of --date, whatever YAML would make of it; nobody has given a --set."""
+    for date in ("2026-02-30", "2026-13-01", "1735689600", ""):
+        ended = cnnjob(*command, SCORE, "--date", date)
+        assert_refused(ended, tmp_path, f"--date {date!r} is no date; it should be YYYY-MM-DD", "today, or yesterday")
+        assert "--set" not in ended.err
 
 
 def test_json_errors_are_one_object(cnnjob: Command) -> None:

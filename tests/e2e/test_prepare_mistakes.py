@@ -83,6 +83,18 @@ def test_a_column_that_is_not_there(cnnjob: Command, tmp_path: Path) -> None:
     prepare(cnnjob, tmp_path, source, "no column 'klass'", "uri, class", "Did you mean 'class'?")
 
 
+def test_an_output_that_is_a_file(cnnjob: Command, tmp_path: Path) -> None:
+    """A file where the data set should be, or on the way to it."""
+    (tmp_path / "out").write_text("mine")
+    told = f"Error: output {tmp_path / 'out/set'}: {tmp_path / 'out'} is a file; it should be a folder"
+    prepare(cnnjob, tmp_path, "source: {kind: digits}", told)
+    (tmp_path / "out").rename(tmp_path / "file")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "file").rename(tmp_path / "out/set")
+    told = f"Error: output {tmp_path / 'out/set'} is a file; it should be a folder"
+    prepare(cnnjob, tmp_path, "source: {kind: digits}", told)
+
+
 def test_mistakes_of_the_config_are_told_at_once(cnnjob: Command, tmp_path: Path) -> None:
     """Several mistakes that concern sources, splits and storage: all in one answer."""
     (tmp_path / "conf.yaml").write_text(

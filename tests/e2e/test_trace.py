@@ -39,6 +39,14 @@ def test_a_picture_on_its_way(cnnjob: Command, tmp_path: Path) -> None:
     assert (tmp_path / "feature_maps.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_picture_that_cannot_be_drawn_is_told(cnnjob: Command, tmp_path: Path) -> None:
+    """Where no file can be made, the maps' path is told as that, and not as one that should have been there."""
+    (tmp_path / "picture.png").write_bytes(encoded(pixels(1, 40, 30, 3)[0]))
+    ended = cnnjob("trace", "--image", "picture.png", "--png", "/proc/maps.png")
+    assert ended.code == 2
+    assert "/proc/maps.png cannot be written: no file can be made in /proc" in ended.err
+
+
 def test_what_cannot_be_traced_is_told(cnnjob: Command, tmp_path: Path) -> None:
     """An unknown preset, two nets at once, a picture that is none: exit code 2 and nothing written."""
     (tmp_path / "no.png").write_bytes(b"no picture")
@@ -47,6 +55,11 @@ def test_what_cannot_be_traced_is_told(cnnjob: Command, tmp_path: Path) -> None:
         (("--preset", "net", "--model", "models:/a/1"), "give one of them"),
         (("--image", "no.png"), "not_an_image"),
         (("--image", "missing.png"), "does not exist"),
+        (("--png", "x.png"), "--png is where the picture of --image is drawn; give --image"),
+        (("--classes", "0"), "2 classes, not (3, 32, 32) and 0"),
+        (("--shape", ""), "--shape '' should be"),
+        (("--model", "digits"), "--model 'digits' should be models:/digits@champion or models:/digits/1"),
+        (("--model", "models:/digits/"), "should be models:/digits@champion or models:/digits/1"),
         (
             ("--preset", "cnn64", "--shape", "3x8x8"),
             "conv2: a kernel of 5x5, step 1, padding 0, makes maps of 0x0 from",

@@ -6,7 +6,7 @@ import pytest
 from mlflow import MlflowClient
 
 from cnnjob.config import kinds
-from cnnjob.errors import IntegrityError, TrainingError
+from cnnjob.errors import IntegrityError, TrainingError, UserError
 from pipelines import train
 from pipelines.confs import shipped
 from pipelines.console import Console
@@ -52,7 +52,10 @@ def test_what_no_try_will_mend_is_not_tried_again(shared_ray: str, console: Cons
 
 
 def test_few_images_are_enough(shared_ray: str, console: Console, tmp_path: Path) -> None:
-    """A data set of 60 rows is trained on, checked and registered; under another name only that is done again."""
+    """A data set of 60 rows is trained on, checked and registered; under another name only that is done again.
+
+    So it is where the model, or the run, was deleted in MLflow since: nothing is trained twice.
+    """
     prepare(prepare_config(tmp_path / "set"), PictureSource(60))
     places = [f"dataset={tmp_path / 'set'}", f"storage={tmp_path / 'runs'}", f"tracking.uri={tmp_path / 'tracking'}"]
     few = [*places, "num_epochs=1", "global_batch_size=8"]
@@ -63,4 +66,24 @@ def test_few_images_are_enough(shared_ray: str, console: Console, tmp_path: Path
     assert (other.model_name, other.run_id, other.test) == ("other", first.run_id, first.test)
     client = MlflowClient(f"sqlite:///{tmp_path / 'tracking' / 'mlflow.db'}")
     assert {model.name for model in client.search_registered_models()} == {first.model_name, "other"}
-    assert client.get_run(first.run_id).info.status == "FINISHED"
+    run = client.get_run(first.run_id)
+    assert (run.info.status, run.data.metrics["best_epoch"]) == ("FINISHED", 1)
+    assert {point.step for point in client.get_metric_history(first.run_id, "test_loss")} == {1}
+    client.delete_registered_model("other")
+    assert train.run(kinds.load("train", shipped("train/digits.yaml"), [*few, "register_as=other"]), console).created
+    client.delete_run(first.run_id)
+    anew = train.run(kinds.load("train", shipped("train/digits.yaml"), few), console)
+    assert anew.created
+    assert anew.run_id != first.run_id
+    assert (anew.epochs, anew.test) == (first.epochs, first.test)
+
+
+def test_an_address_that_is_no_store_leaves_nothing(shared_ray: str, console: Console, tmp_path: Path) -> None:
+    """A tracking.uri at which MLflow can keep nothing is the user's mistake, and no run is begun in the storage."""
+    prepare(prepare_config(tmp_path / "set"), PictureSource(60))
+    (tmp_path / "file").touch()
+    places = [f"dataset={tmp_path / 'set'}", f"storage={tmp_path / 'runs'}", f"tracking.uri={tmp_path / 'file'}"]
+    config = kinds.load("train", shipped("train/digits.yaml"), [*places, "global_batch_size=8"])
+    with pytest.raises(UserError, match="cannot keep its store"):
+        train.run(config, console)
+    assert not (tmp_path / "runs").exists()

@@ -288,16 +288,19 @@ def test_files_explain_themselves(night):
 
 
 def test_what_others_put_beside_the_parts_does_no_harm(night):
-    """A date with files of other tools is in place as it is, can be rolled forward again, and can be replaced."""
+    """A date with files of other tools is in place as it is, and can be rolled forward and replaced; it keeps them."""
     night.publish()
     for name in (".DS_Store", "_SUCCESS", ".part-00000.crc"):
         (Path(night.table.partition) / name).touch()
+    (Path(night.table.partition) / "notes/of").mkdir(parents=True)
+    (Path(night.table.partition) / "notes/of/somebody").touch()
     before = night.published()
     (Path(night.table.meta) / "manifest.json").unlink()
     assert commit.recover(night.table) == current(night.table)
     assert night.published() == before
     night.publish(target_rows=32, scored_at=MORNING + dt.timedelta(hours=1))
-    assert set(storage.list_files(night.table.partition)) == current(night.table).file_names
+    others = {".DS_Store", "_SUCCESS", ".part-00000.crc", "notes/of/somebody"}
+    assert set(storage.list_files(night.table.partition)) == current(night.table).file_names | others
 
 
 def test_parts_of_another_version_are_replaced_where_the_staging_is_gone(night):

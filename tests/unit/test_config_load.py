@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from cnnjob.config.kinds import NAMES, kind, kind_of, load
-from cnnjob.config.load import dump_config, load_config, read_yaml
+from cnnjob.config.load import dump_config, literal, load_config, read_yaml
 from cnnjob.config.train import TrainConfig
 from cnnjob.errors import ConfigError
 from tests.configs import mistakes, written
@@ -45,6 +45,48 @@ def test_wrong_type_shows_the_value(tmp_path):
     found = mistakes("train", written(tmp_path, TRAIN + "num_epochs: many\n"))
     assert "'many'" in found["num_epochs"]
     assert "integer" in found["num_epochs"]
+
+
+PREPARE = "output: out\nsource: {kind: folder, uri: images}\n"
+SCORE = "input: {kind: folder, uri: images}\nmodel: 'models:/m/1'\noutput: out\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "value", "told"),
+    [
+        ("prepare", "source", "", "is empty; it should be keys such as kind and uri"),
+        ("prepare", "source", "digits", "'digits' is not allowed; it should be keys such as kind and uri"),
+        ("prepare", "source.columns.keys", "a", "'a' is not allowed; it should be a list, such as [a]"),
+        ("prepare", "image.background", "5", "5 is not allowed; it should be a list of 3"),
+        ("prepare", "limits.formats", "[]", "[] is not allowed; it needs at least one"),
+        ("train", "num_epochs", "", "is empty; it should be a valid integer"),
+        ("train", "model.spec.blocks", "5", "it should be a list of keys such as filters and kernel"),
+        ("train", "tracking.experiment", "''", "'' is not allowed; it should have at least 1 character"),
+        ("score", "date", "'20260101'", "'20260101' is not allowed; it should be YYYY-MM-DD, today or yesterday"),
+        ("nightly", "score.date", "tomorrow", "'tomorrow' is not allowed; it should be YYYY-MM-DD, today or yesterday"),
+    ],
+)
+def test_what_a_value_should_be_is_told_in_words_of_yaml(tmp_path, kind, key, value, told):
+    """A wrong value is one mistake of its key, without the names that Python and pydantic have for it."""
+    texts = {"prepare": PREPARE, "train": TRAIN, "score": SCORE, "nightly": "score:\n  " + SCORE.replace("\n", "\n  ")}
+    found = mistakes(kind, written(tmp_path, texts[kind]), f"{key}={value}")
+    assert list(found) == [key]
+    assert told in found[key]
+
+
+def test_a_list_of_wrong_entries_is_not_too_short(tmp_path):
+    """Where the only entry of a list is wrong, that is the one mistake."""
+    found = mistakes("prepare", written(tmp_path, PREPARE), "limits.formats=[jpg]")
+    assert list(found) == ["limits.formats.0"]
+
+
+@pytest.mark.parametrize(
+    "text", ["a b", "#1", "a: b", "[", "5", "2026-01-01", "null", "", " x ", "'\"", "\u4eba\U0001f600"]
+)
+def test_a_literal_override_is_the_text_itself(tmp_path, text):
+    """An override made of a text has it as its value, whatever YAML would make of it."""
+    found = mistakes("train", written(tmp_path, TRAIN), literal("seed", text))
+    assert found == {"seed": f"{text!r} is not allowed; it should be a valid integer"}
 
 
 def test_numbers_in_quotes_are_not_numbers(tmp_path):

@@ -2,7 +2,6 @@
 
 import dataclasses
 import datetime as dt
-from pathlib import Path
 from unittest import mock
 from zoneinfo import ZoneInfo
 
@@ -12,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cnnjob import storage
-from cnnjob.errors import StorageError, UserError
+from cnnjob.errors import DatasetError, StorageError, UserError
 from cnnjob.schema import DETAIL, ID, REASON, URI, refused_table
 from cnnjob.scoring.dates import day_of, days, parse
 from cnnjob.scoring.table import Table, current
@@ -110,15 +109,28 @@ def scored(monkeypatch, works):
 
 
 def test_a_range_scores_what_is_missing_in_order(works, scored, tmp_path):
-    """A range scores the days without scores, oldest first; one that fails ends it, and it goes on there."""
+    """A range scores the days without scores, oldest first; one without input is told, and scored once it has some."""
     works.score(dt.date(2024, 2, 28))
-    with pytest.raises(UserError, match="2024-02-29"):
-        score.run_range(works.config, "2024-02-27", "2024-03-01", Quiet())
-    assert scored == [dt.date(2024, 2, 27), dt.date(2024, 2, 29)]
+    first = score.run_range(works.config, "2024-02-27", "2024-03-01", Quiet())
+    assert scored == [dt.date(2024, 2, 27), dt.date(2024, 2, 29), dt.date(2024, 3, 1)]
+    assert [each.date for each in first.dates] == ["2024-02-27", "2024-03-01"]
+    assert list(first.failed) == ["2024-02-29"]
+    assert "2024-02-29 does not exist" in first.failed["2024-02-29"]
     folder_of_pictures(tmp_path / "in" / "2024-02-29", 12)
     result = score.run_range(works.config, "2024-02-27", "2024-03-01", Quiet())
-    assert [each.date for each in result.dates] == ["2024-02-29", "2024-03-01"]
+    assert [each.date for each in result.dates] == ["2024-02-29"]
     assert score.run_range(works.config, "2024-02-27", "2024-03-01", Quiet()).dates == []
+
+
+@pytest.mark.parametrize("error", [StorageError("the store is away"), DatasetError("there is no input")])
+def test_what_the_next_date_would_meet_too_ends_a_range(works, monkeypatch, scored, error):
+    """A store that fails ends a range at once, and so does an input that is the same for every date."""
+    once = dataclasses.replace(works, uri=works.uri.replace("{date}", "2024-02-27"))
+    fails = mock.Mock(side_effect=error)
+    monkeypatch.setattr(score, "score_date", fails)
+    with pytest.raises(type(error)):
+        score.run_range(once.config, "2024-02-27", "2024-03-01", Quiet())
+    assert fails.call_count == 1
 
 
 def test_late_input_is_left_to_the_date_itself(works, scored, tmp_path):
@@ -246,24 +258,3 @@ def test_only_what_was_out_of_reach_is_looked_at_again(works, tmp_path, reason, 
     row = {ID: "a", URI: uri, REASON: reason, DETAIL: detail.format(here=here, none=none)}
     pq.write_table(refused_table([row]), table.beside("quarantine", manifest.number, manifest.version))
     assert score_checks.is_mended(table, manifest) is mended
-
-
-def test_a_table_at_a_mount_point_is_refused_before_the_work(works, tmp_path, monkeypatch):
-    """Where the table's folder is another disk than what lies beside it, that is told with what to do."""
-    (tmp_path / "scores").mkdir()
-    given = Path.stat
-    other = mock.Mock(st_dev=-1)
-    monkeypatch.setattr(
-        Path, "stat", lambda path, **options: other if path.name == "scores" else given(path, **options)
-    )
-    with pytest.raises(UserError, match=r"a disk is mounted at .*Choose a folder below it"):
-        score_checks.check_one_disk(works.config)
-
-
-@pytest.mark.parametrize("output", ["in/2024-02-27/scores", "in/2024-02-27", "in"])
-def test_a_table_in_its_input_is_refused(works, tmp_path, output):
-    """A table that lies in its input, or holds it, would score its own files the next time: nothing is written."""
-    before = storage.list_files(str(tmp_path))
-    with pytest.raises(UserError, match="lie one in the other"):
-        dataclasses.replace(works, root=str(tmp_path / output)).score(dt.date(2024, 2, 27))
-    assert storage.list_files(str(tmp_path)) == before

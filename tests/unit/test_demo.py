@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from cnnjob.errors import ConfigError
+from cnnjob.errors import ConfigError, UserError
 from cnnjob.scoring.dates import day_of
 from pipelines import demo
 
@@ -75,3 +75,44 @@ def test_an_override_is_of_the_job_that_it_names(configs, tmp_path):
     assert (configs["train"].num_epochs, configs["prepare"].split.val) == (3, 0.2)
     places = [configs["prepare"].output, configs["train"].storage, configs["train"].tracking.uri]
     assert all(place.startswith(str(tmp_path)) for place in [*places, configs["score"].output])
+
+
+@pytest.mark.parametrize(
+    "name", ["my #1 dir", "a: b", "[x]", "'", '"', "- a", "*a", "tab\tand\nline", "\u4eba\U0001f600"]
+)
+def test_a_folder_may_have_any_name(configs, tmp_path, name):
+    """Everything lies below the folder that was given, whatever its name would mean in YAML."""
+    folder = tmp_path / name
+    demo.run(folder, None, None)
+    prepare, train, score = (configs[job] for job in ("prepare", "train", "score"))
+    assert prepare.output == train.dataset == score.input.uri == str(folder / "datasets" / "digits")
+    assert train.tracking.uri == score.tracking.uri == str(folder / "tracking")
+    assert (train.storage, score.output) == (str(folder / "runs"), str(folder / "scores" / "digits"))
+
+
+def test_a_folder_with_the_word_for_a_date_is_refused(configs, tmp_path):
+    """What the scoring would take for a date in its input's address is refused before anything is done."""
+    with pytest.raises(UserError, match=r"\{date\} in it"):
+        demo.run(tmp_path / "{date}", None, None)
+    assert configs == {}
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "prepare.output=x",
+        "train.dataset=x",
+        "train.storage=x",
+        "train.tracking.uri=x",
+        "train.tracking={experiment: x}",
+        "score.input.uri=x",
+        "score.output=x",
+        "score.output.a=x",
+        "score.tracking.uri=x",
+    ],
+)
+def test_where_things_lie_is_not_overridden(configs, tmp_path, override):
+    """The keys by which a job finds what another has written are refused, and so is a section with one of them."""
+    with pytest.raises(UserError, match=r"where things lie is decided by --dir"):
+        demo.run(tmp_path, None, None, [override])
+    assert configs == {}

@@ -1,10 +1,12 @@
 import os
 import socket
+import zipfile
 from pathlib import Path
 
 import pytest
 
 from cnnjob.data.decode import Refusal
+from cnnjob.data.sources.folder import FolderSource
 from cnnjob.data.sources.open import open_source
 from cnnjob.errors import DatasetError
 from cnnjob.schema import GIVEN, ID, LABEL
@@ -52,6 +54,47 @@ def test_litter_is_passed_over_and_counted(tmp_path):
     listing = listing_of(source_config("folder", tmp_path))
     assert listing.rows.column(ID).to_pylist() == ["a/.hidden.png", "a/1.png"]
     assert listing.passed_over == {"litter": 4}
+
+
+def test_hidden_folders_are_no_classes(tmp_path):
+    """A folder whose name begins with a dot is passed over and counted, at any depth and also beside given splits."""
+    for name in ("train/a/1", "train/b/2", "train/.c/3", "train/a/.thumbs/4", ".cache/5", ".cache/deep/6"):
+        write(tmp_path / name)
+    for root, method in ((tmp_path, "given"), (tmp_path / "train", "hash")):
+        listing = listing_of(source_config("folder", root, method=method))
+        assert listing.class_names == ("a", "b")
+        assert listing.passed_over == {"hidden_folder": 3 if method == "given" else 2}
+
+
+def test_hidden_folders_of_a_store_are_no_classes(tmp_path):
+    """Where there are no folders but in the names of files, each hidden one is counted once too."""
+    with zipfile.ZipFile(tmp_path / "pile.zip", "w") as archive:
+        for name in ("a/1", "b/2", ".c/3", ".c/deep/4", "a/.thumbs/5"):
+            archive.writestr(name, name)
+    listing = listing_of(source_config("folder", f"zip://::{tmp_path}/pile.zip"))
+    assert listing.rows.column(ID).to_pylist() == ["a/1", "b/2"]
+    assert listing.class_names == ("a", "b")
+    assert listing.passed_over == {"hidden_folder": 2}
+
+
+def test_without_classes_hidden_folders_are_read(tmp_path):
+    """Where every file is to be scored, those in hidden folders are rows too."""
+    for name in (".a/1", "b/.c/2"):
+        write(tmp_path / name)
+    listing = FolderSource(source_config("folder", tmp_path)).listing("")
+    assert listing.rows.column(ID).to_pylist() == [".a/1", "b/.c/2"]
+    assert listing.passed_over == {}
+
+
+def test_empty_folders_are_counted(tmp_path):
+    """A folder in which there is no row and no folder, such as that of a class without pictures, is told."""
+    for name in ("a/1", "b/deep/2", "litter/.DS_Store"):
+        write(tmp_path / name)
+    for name in ("empty", "deep/er"):
+        (tmp_path / name).mkdir(parents=True)
+    listing = listing_of(source_config("folder", tmp_path))
+    assert listing.class_names == ("a", "b")
+    assert listing.passed_over == {"litter": 1, "empty_folder": 3}
 
 
 def test_given_splits_are_the_first_level(tmp_path):

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from cnnjob.cluster import head
+from cnnjob.cluster.processes import start_of
 
 SLEEPS = "import time; print(flush=True); time.sleep(60)"
 NAMED = "open('/proc/self/comm', 'w').write('a) R 1 (b'); " + SLEEPS
@@ -33,7 +34,7 @@ def process(code: str = SLEEPS) -> Iterator[subprocess.Popen[bytes]]:
 def note(state: Path, pid: int, **other: object) -> None:
     """The file of a head that is this process, unless said otherwise."""
     (state / "token").write_text("secret")
-    known = {"boot_id": head.BOOT_ID.read_text().strip(), "started": head.start_of(pid)}
+    known = {"boot_id": head.BOOT_ID.read_text().strip(), "started": start_of(pid)}
     where = {"address": "http://127.0.0.1:8265", "ray_address": "127.0.0.1:6379", "token_path": str(state / "token")}
     noted = {**where, "pid": pid, **known, **other}
     (state / head.RECORD).write_text(json.dumps({key: value for key, value in noted.items() if value is not None}))
@@ -89,7 +90,7 @@ def test_a_name_with_spaces_and_parentheses_hides_no_start():
     """The start of a process is read behind its name, whatever is in that."""
     with process() as plain, process(NAMED) as named:
         assert Path(f"/proc/{named.pid}/comm").read_text() == "a) R 1 (b\n"
-        assert head.start_of(plain.pid) <= head.start_of(named.pid) <= head.start_of(plain.pid) + 10_000
+        assert start_of(plain.pid) <= start_of(named.pid) <= start_of(plain.pid) + 10_000
 
 
 def test_no_process_has_no_start(tmp_path):
@@ -98,4 +99,4 @@ def test_no_process_has_no_start(tmp_path):
         note(tmp_path, ended.pid)
     assert head.find(tmp_path) is None
     with pytest.raises(OSError, match=str(ended.pid)):
-        head.start_of(ended.pid)
+        start_of(ended.pid)

@@ -2,10 +2,12 @@
 
 import json
 import signal
+from unittest import mock
 
 import pytest
 
 from cnnjob import interrupt
+from cnnjob.errors import UserError
 from pipelines import jobs
 from pipelines.command import GO_ON, run_command
 
@@ -61,6 +63,17 @@ def test_who_no_longer_follows_is_told_that_the_job_goes_on(monkeypatch, ended, 
         assert f"cnnjob logs {JOB} --address {ADDRESS}" in said
         assert f"cnnjob stop {JOB} --address {ADDRESS}" in said
         assert GO_ON not in said
+
+
+@pytest.mark.parametrize(("kind", "prefix"), [("score", ""), ("nightly", "score.")])
+def test_a_job_without_a_date_is_not_submitted(monkeypatch, tmp_path, kind, prefix):
+    """What scores has a date before it is sent: the mistake is told here, and no cluster is asked."""
+    conf = tmp_path / "digits.yaml"
+    conf.write_text("{}")
+    monkeypatch.setattr(jobs, "_client", mock.Mock(side_effect=AssertionError))
+    sets = [f"{prefix}{each}" for each in ("input={kind: folder, uri: in}", "model=models:/m/1", "output=scores")]
+    with pytest.raises(UserError, match="the date is missing"):
+        jobs.submit(kind, conf, sets, ADDRESS, str(tmp_path), mock.Mock(), wait=False)
 
 
 def test_who_ends_a_job_of_the_own_process_is_told_to_go_on(ended):

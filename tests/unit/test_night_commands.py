@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from cnnjob.config.load import dump_config
 from cnnjob.config.nightly import NightlyConfig
+from cnnjob.scoring.reading import read_scores
 from pipelines import command, nightly, score
 from pipelines.cli import app
 from pipelines.score import RangeResult, ScoreResult
@@ -124,7 +125,19 @@ def test_a_conf_with_a_mistake_is_refused_before_a_range_is_looked_at(cnnjob, co
 
 def test_a_range_is_one_object_for_a_script(cnnjob, conf, called):
     """With --json standard output is one object, with a result for each date that was missing."""
-    assert cnnjob("score", conf, *RANGE, "--json").json == {"dates": [dataclasses.asdict(DONE)]}
+    assert cnnjob("score", conf, *RANGE, "--json").json == {
+        "dates": [dataclasses.asdict(DONE)],
+        "failed": {},
+    }
+
+
+def test_a_range_with_a_date_that_failed_ends_with_1(cnnjob, conf, called):
+    """Dates that could not be scored are in the one object beside those that were, and the exit code tells."""
+    called.run_range.return_value = RangeResult([DONE], {LAST: "there is no folder"})
+    ended = cnnjob("score", conf, *RANGE, "--json")
+    assert (ended.code, ended.json["failed"]) == (1, {LAST: "there is no folder"})
+    assert len(ended.json["dates"]) == 1
+    assert f"Not scored: {LAST}" in cnnjob("score", conf, *RANGE).out
 
 
 @pytest.fixture
@@ -161,6 +174,18 @@ def test_a_night_that_drifted_is_published_and_ends_with_1(night, work, tmp_path
     assert ended.json["drift"]["pixels"] > 0.25
     assert ended.json["score"]["published"]
     assert len(content_of(other.root)) == ended.json["score"]["rows"] == 36
+
+
+def test_a_night_without_a_row_is_not_within_bounds(night, work, tmp_path):
+    """A date of which every picture was refused ends with exit code 1, and is not said to be like the training data."""
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    (pictures / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    other = dataclasses.replace(work, kind="folder", uri=str(pictures))
+    ended = night("--json", of=other)
+    assert (ended.code, ended.json["within_bounds"], ended.json["score"]["rows"]) == (1, False, 0)
+    assert "no row was scored" in night(of=other).out
+    assert read_scores(other.root, DATE).column_names[:2] == ["id", "prediction"]
 
 
 @pytest.mark.parametrize("bound", ["predictions", "pixels"])

@@ -108,6 +108,21 @@ def test_keys_keep_their_types(work, pictures, tmp_path):
     assert found.select(keys).equals(kept.select(keys).cast(found.select(keys).schema))
 
 
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_the_true_class_can_be_carried_over(work, pictures, tmp_path, ending):
+    """A key column may be called label or split, which mean something only where a data set is prepared."""
+    table = table_of(pictures).select(["sku", "uri"])
+    table = table.append_column("label", table.column("sku")).append_column("split", table.column("uri"))
+    path = tmp_path / f"list.{ending}"
+    pq.write_table(table, path) if ending == "parquet" else table.to_pandas().to_csv(path, index=False)
+    one = work("manifest", path, tmp_path / "scores")
+    score_here(dataclasses.replace(one, given={"columns": {"id": "sku", "keys": ["label", "split"]}}))
+    found = content_of(one.root)
+    assert len(found) == COUNT - COUNT // 10
+    assert found.column("label").equals(found.column("id"))
+    assert set(found.column("split").to_pylist()) <= set(table.column("uri").to_pylist())
+
+
 def test_the_first_of_two_ids_stays(work, pictures, tmp_path):
     """Of rows with the same id the first in the order of the input is scored; the others are quarantined as such."""
     table = table_of(pictures)

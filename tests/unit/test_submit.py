@@ -9,7 +9,7 @@ from tenacity import stop_after_attempt, wait_none
 from cnnjob.cluster import submit as api
 from cnnjob.config.prepare import PrepareConfig
 from cnnjob.config.train import TrainConfig
-from cnnjob.errors import ClusterError
+from cnnjob.errors import ClusterError, UserError
 from tests.servers import serving
 
 JOB = "raysubmit_1"
@@ -42,6 +42,20 @@ def test_a_training_has_its_grace_and_more_until_it_is_killed(grace_s, expected)
     """Ray is told to wait for whole seconds: ``grace_s``, rounded up, and what telling MLflow takes."""
     config = TrainConfig(dataset="data", name="run", grace_s=grace_s)
     assert api.stop_wait_s(config) == expected
+
+
+@pytest.mark.parametrize(
+    ("job", "said", "error", "match"),
+    [
+        ("", BUSY, UserError, "is empty"),
+        (JOB, (404, b"Job raysubmit_1 does not exist"), UserError, "cnnjob jobs lists"),
+        (JOB, BUSY, ClusterError, "does not tell"),
+    ],
+)
+def test_a_job_that_is_not_there_is_a_mistake(job, said, error, match):
+    """An id that is empty or unknown is the user's mistake; a cluster that does not answer is another matter."""
+    with serving(VERSION, VERSION, said) as (url, _), pytest.raises(error, match=match):
+        api.state(JobSubmissionClient(url), job)
 
 
 def test_the_wait_goes_with_the_job():

@@ -1,4 +1,5 @@
 import os
+import re
 
 import numpy as np
 import pyarrow as pa
@@ -144,14 +145,79 @@ def test_structs_with_bytes_are_images(pile):
         (["2", "0", "1"], ["a", "b", "c"], ("a", "b", "c"), [2, 0, 1]),
         (["10", "2", "0"], ["0", "2", "10"], ("0", "2", "10"), [2, 1, 0]),
         (["01", "02", "01"], None, ("01", "02"), [0, 1, 0]),
+        (["dog", "", "cat"], None, ("cat", "dog"), [1, None, 0]),
+        (["", "1", "0"], None, ("0", "1"), [None, 1, 0]),
     ],
 )
 def test_labels_are_names_or_numbers(pile, labels, names, class_names, expected):
-    """Text is a class name, numbers count from 0, an unknown or missing one is no class."""
-    path = write_parquet(pile / "t.parquet", uri=["a", "b", "c"], label=labels)
-    listing = listing_of(source_config("manifest", path, class_names=names))
-    assert listing.class_names == class_names
-    assert listing.rows.column(LABEL).to_pylist() == expected
+    """Text is a class name, numbers count from 0, an unknown, empty or missing one is no class; in a CSV as well."""
+    lines = [f"{uri},{'' if label is None else label}" for uri, label in zip("abc", labels, strict=True)]
+    tables = [
+        write_parquet(pile / "t.parquet", uri=["a", "b", "c"], label=labels),
+        write_csv(pile, "\n".join(["uri,label", *lines, ""])),
+    ]
+    for table in tables:
+        listing = listing_of(source_config("manifest", table, class_names=names))
+        assert listing.class_names == class_names
+        assert listing.rows.column(LABEL).to_pylist() == expected
+
+
+TEXTS = (pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string()))
+BYTES = (pa.binary(), pa.large_binary(), pa.binary_view(), pa.dictionary(pa.int32(), pa.binary()))
+
+
+def stored_as(values: list, kind: pa.DataType) -> pa.Array:
+    if not pa.types.is_dictionary(kind):
+        return pa.array(values, kind)
+    return pa.array(values, kind.value_type).dictionary_encode()
+
+
+@pytest.mark.parametrize("kind", TEXTS, ids=str)
+def test_text_is_read_however_it_is_stored(pile, kind):
+    """Ids, URIs, labels, splits and keys are text in any of Arrow's forms, such as the views that Polars writes."""
+    uris = [f"images/{k}.bin" for k in range(3)]
+    columns = {"id": ["a", "b", "c"], "uri": uris, "label": ["x", "y", "x"], "split": ["train", "test", "val"]}
+    columns = {name: stored_as(values, kind) for name, values in columns.items()}
+    path = write_parquet(pile / "t.parquet", **columns, key=stored_as(["k", "", "k"], kind))
+    listing = listing_of(source_config("manifest", path, columns={"keys": ["key"]}, method="given"))
+    assert contents(listing) == {name: f"content {k}".encode() for k, name in enumerate("abc")}
+    assert [listing.rows.column(name).to_pylist() for name in (LABEL, GIVEN)] == [[0, 1, 0], [0, 2, 1]]
+    assert listing.rows.column("key").to_pylist() == ["k", "", "k"]
+    assert listing.class_names == ("x", "y")
+
+
+@pytest.mark.parametrize("kind", BYTES, ids=str)
+def test_bytes_are_read_however_they_are_stored(pile, kind):
+    """Encoded images are bytes in any of Arrow's forms."""
+    images = stored_as([b"1", b"1", None], kind)
+    path = write_parquet(pile / "t.parquet", id=["a", "b", "c"], image=images, label=[0, 1, 0])
+    found = contents(listing_of(source_config("manifest", path, columns={"image": "image"})))
+    assert refused(found) == {"c": "empty"}
+    assert (found["a"], found["b"]) == (b"1", b"1")
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        (pa.array([b"\xff" * 16, b"\x80" * 16], pa.binary(16)), "fixed_size_binary[16]"),
+        (pa.array([b"\xff", b"\x80"]), "binary"),
+        (pa.array([{"a": 1}, {"a": 2}]), "struct<a: int64>"),
+        (pa.array([[1], [2]]), "list<element: int64>"),
+    ],
+    ids=["uuid", "binary", "struct", "list"],
+)
+def test_a_column_that_is_no_text_is_told_by_its_type(pile, values, kind):
+    """An id, a URI or a split that has no form as text is told by its column and the type it has."""
+    given = {"id": ["a", "b"], "uri": ["a", "b"], "label": [0, 1], "split": ["train", "test"]}
+    told = {
+        "id": f"the column 'id' is {kind}; ids are text or whole numbers",
+        "uri": f"the column 'uri' is {kind}; paths and URIs are text",
+        "split": f"splits are {kind}; with the method given they are train, val or test",
+    }
+    for name, words in told.items():
+        path = write_parquet(pile / "t.parquet", **{**given, name: values})
+        with pytest.raises(DatasetError, match=re.escape(words)):
+            listing_of(source_config("manifest", path, method="given"))
 
 
 @pytest.mark.parametrize(
@@ -162,6 +228,7 @@ def test_labels_are_names_or_numbers(pile, labels, names, class_names, expected)
         ([0, 20260131], None, "out of range"),
         ([0.5, 1.0], None, "double"),
         ([None, None], None, "no row has a label"),
+        (["", ""], ["a", "b"], "no row has a label"),
     ],
 )
 def test_labels_out_of_range_are_refused(pile, labels, names, words):
@@ -191,6 +258,14 @@ def test_a_missing_column_is_told_with_those_there(pile):
     ("name", "content", "words"),
     [
         ("t.csv", b"uri,label\na,b,c\n", "cannot be read as a table"),
+        ("t.csv", b"uri,label\na,b\na,b\na,b,c\n", "Row #4: Expected 2 columns, got 3: a,b,c"),
+        (
+            "t.csv",
+            b"uri;label\na,1;b\n",
+            "one column is 'uri;label': it seems to be separated by ';' and should be by ','",
+        ),
+        ("t.csv", b"uri\tlabel\na\tb\n", "it seems to be separated by tabs and should be by ','"),
+        ("t.tsv", b"uri,label\na,b\n", "it seems to be separated by ',' and should be by tabs"),
         ("t.csv", b"", "cannot be read as a table"),
         ("t.csv", b"uri,label\n", "has no rows"),
         ("t.csv", b"uri,label\n\xff\xfe,b\n", "cannot be read as a table"),
@@ -207,9 +282,18 @@ def test_damaged_tables_are_refused(pile, name, content, words):
 
 
 def test_files_that_are_not_there_cost_their_rows(pile):
-    """A URI that leads nowhere, or none, is its row's own refusal."""
-    table = write_csv(pile, "id,uri,label\n1,images/0.bin,cat\n2,images/9.bin,dog\n3,,cat\n")
-    assert refused(contents(listing_of(source_config("manifest", table)))) == {"2": "gone", "3": "gone"}
+    """A URI that leads nowhere, or none, is its row's own refusal; where there is none, none is shown."""
+    uris = ["images/0.bin", "images/9.bin", ""]
+    lines = [f"{number},{uri},{number % 2}\n" for number, uri in enumerate(uris)]
+    tables = [
+        write_csv(pile, "id,uri,label\n" + "".join(lines)),
+        write_parquet(pile / "t.parquet", id=["0", "1", "2"], uri=uris, label=[0, 1, 0]),
+        write_parquet(pile / "n.parquet", id=["0", "1", "2"], uri=[*uris[:2], None], label=[0, 1, 0]),
+    ]
+    for table in tables:
+        listing = listing_of(source_config("manifest", table))
+        assert refused(contents(listing)) == {"1": "gone", "2": "gone"}
+        assert listing.reader.uris(listing.rows) == [str(pile / "images/0.bin"), str(pile / "images/9.bin"), ""]
 
 
 def test_the_digest_follows_rows_and_files(pile):

@@ -13,7 +13,7 @@ from mlflow.exceptions import INVALID_PARAMETER_VALUE, MlflowException
 from cnnjob import storage
 from cnnjob.config import kinds
 from cnnjob.config.train import TrainConfig
-from cnnjob.errors import DatasetError, JobError, ModelError, StorageError, TrackingError, TrainingError
+from cnnjob.errors import ConfigError, DatasetError, JobError, ModelError, StorageError, TrackingError, TrainingError
 from cnnjob.models.presets import net_for
 from cnnjob.models.spec import evaluation_batch, largest_map
 from cnnjob.tracking.registry import promote
@@ -34,6 +34,16 @@ def test_a_model_is_chosen_and_told_by_rows(tmp_path, split):
     places = [f"dataset={tmp_path / 'set'}", f"storage={tmp_path / 'runs'}", f"tracking.uri={tmp_path / 'mlflow'}"]
     config = kinds.load("train", shipped("train/digits.yaml"), places)
     with pytest.raises(DatasetError, match=f"has no {split} rows"):
+        train.run(config, mock.Mock())
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+def test_augmentation_leaves_something_of_a_picture(tmp_path):
+    """A shift or a cutout as large as a picture is refused before anything is written, both at once."""
+    prepare(prepare_config(tmp_path / "set"), PictureSource(60))
+    places = [f"dataset={tmp_path / 'set'}", f"storage={tmp_path / 'runs'}", f"tracking.uri={tmp_path / 'mlflow'}"]
+    config = kinds.load("train", shipped("train/digits.yaml"), [*places, "augment={shift: 64, cutout: 64}"])
+    with pytest.raises(ConfigError, match=r"(?s)2 mistakes.*augment\.shift.*augment\.cutout.*pixels on a side"):
         train.run(config, mock.Mock())
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
@@ -156,10 +166,23 @@ def _raise(error):
         raise error
 
 
-@pytest.mark.parametrize(("asked", "done"), [({}, True), ({"model_name": "b"}, False), ({"uri": "other"}, False)])
-def test_a_finished_run_is_done_for_its_model_in_its_mlflow(tmp_path, asked, done):
-    """Another name or another MLflow has no model of the run yet: there it is registered."""
+@pytest.mark.parametrize(
+    ("asked", "there", "done"),
+    [
+        ({}, lambda *_: True, True),
+        ({"model_name": "b"}, lambda *_: True, False),
+        ({"uri": "other"}, lambda *_: True, False),
+        ({}, lambda *_: False, False),
+        ({}, mock.Mock(side_effect=TrackingError("no answer")), True),
+        ({}, mock.Mock(side_effect=ModelError("there is no store")), False),
+    ],
+)
+def test_a_finished_run_is_done_for_its_model_in_its_mlflow(tmp_path, monkeypatch, asked, there, done):
+    """Another name or another MLflow has no model of the run yet, and what was deleted is none; no answer is no no."""
     uri = str(tmp_path / "mlflow")
+    monkeypatch.setattr(train, "connect", lambda *_: None)
+    monkeypatch.setattr(train.runs, "is_there", lambda *_: True)
+    monkeypatch.setattr(train, "is_registered", there)
     result = {field.name: None for field in dataclasses.fields(train.TrainResult)}
     state = mock.Mock(result={**result, "model_name": "a", "tracking_uri": resolved_uri(uri)})
     config = mock.Mock(model_name=asked.get("model_name", "a"), tracking=mock.Mock(uri=asked.get("uri", uri)))

@@ -50,7 +50,7 @@ class Reader(Protocol):
         """
 
     def uris(self, rows: pa.Table) -> list[str]:
-        """Where the contents of listed rows come from, for people."""
+        """Where the contents of listed rows come from, for people; empty where nothing says."""
 
 
 @dataclass(frozen=True)
@@ -164,22 +164,24 @@ def _starts_by_size(sizes: np.ndarray, rows_per_unit: int, bytes_per_unit: int) 
 
 
 def listing_table(
-    ids: pa.Array, labels: pa.Array, given: pa.Array | None = None, own: Mapping[str, Any] | None = None
+    ids: pa.Array, labels: pa.Array | None, given: pa.Array | None = None, own: Mapping[str, Any] | None = None
 ) -> pa.Table:
     """A listing's rows.
 
     Args:
         ids: string.
-        labels: int32; null where the class is not known.
+        labels: int32; null where the class is not known. None where nobody asks for classes and splits: there are no
+            columns of them then, and a key may have their names.
         given: int8, index into ``schema.SPLITS``; null where the source does not say.
         own: Key columns, and the reader's.
     """
     own = own or {}
     given = pa.nulls(len(ids), pa.int8()) if given is None else given
-    table = pa.table({ID: ids, LABEL: labels, GIVEN: given})
+    table = pa.table({ID: ids} if labels is None else {ID: ids, LABEL: labels, GIVEN: given})
+    known = [LISTING.field(name) for name in table.column_names]
     for name, column in own.items():
         table = table.append_column(name, column)
-    return table.cast(pa.schema([*LISTING, *(table.schema.field(name) for name in own)]))
+    return table.cast(pa.schema([*known, *(table.schema.field(name) for name in own)]))
 
 
 def check_labels(labels: np.ndarray, class_names: Sequence[str], where: str) -> None:

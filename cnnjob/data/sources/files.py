@@ -58,8 +58,9 @@ class FileReader:
             yield self._content(uri, size, mtime_ns)
 
     def uris(self, rows: pa.Table) -> list[str]:
-        """Where listed files lie."""
-        return [_shown(uri) for uri in self._places(rows)]
+        """Where listed files lie; empty where the table does not say."""
+        sizes = rows.column(SIZE).to_pylist()
+        return ["" if size is None else _shown(uri) for uri, size in zip(self._places(rows), sizes, strict=True)]
 
     def _places(self, rows: pa.Table) -> Iterator[bytes | str]:
         for row_id, path in zip(rows.column(ID).to_pylist(), rows.column(PATH).to_pylist(), strict=True):

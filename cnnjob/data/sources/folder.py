@@ -1,7 +1,8 @@
 """A folder of images, a sub-folder for each class: every file below it is a row, named by its path.
 
 The class is the first level; with the split method `given`, the first level is the split and the second the class.
-A file that lies beside the class folders has no class and is refused as ``label_unknown``.
+A file that lies beside the class folders has no class and is refused as ``label_unknown``. A folder whose name begins
+with a dot is no class; where there are no classes, as in scoring, files below it are rows like all others.
 """
 
 import os
@@ -17,7 +18,16 @@ from cnnjob import storage
 from cnnjob.config.prepare import PrepareConfig
 from cnnjob.data.sources.base import Listing, listing_table, table_digest
 from cnnjob.data.sources.files import MTIME, PATH, SIZE, FileReader, root_of
-from cnnjob.data.sources.walk import LITTER, LITTER_FOLDERS, Found, Walk, is_litter, text_of
+from cnnjob.data.sources.walk import (
+    HIDDEN,
+    LITTER,
+    LITTER_FOLDERS,
+    Found,
+    Walk,
+    is_hidden,
+    is_litter,
+    text_of,
+)
 from cnnjob.errors import DatasetError
 from cnnjob.schema import ID, SPLITS
 
@@ -31,8 +41,9 @@ _FILES = pa.schema([(ID, pa.string()), (PATH, pa.binary()), (SIZE, pa.int64()), 
 class FolderSource:
     """Class folders on a local disk or an object store."""
 
-    def __init__(self, config: PrepareConfig) -> None:
+    def __init__(self, config: PrepareConfig, *, labelled: bool = False) -> None:
         self._uri = str(config.source.uri)
+        self._labelled = labelled
         self._given = config.split.method == "given"
         self._max_bytes = config.limits.max_bytes
         self._passed_over: Counter[str] = Counter()
@@ -78,16 +89,21 @@ class FolderSource:
             problem = "is a file" if root.exists() else "does not exist"
             wanted = "a folder of images, and for `prepare` of folders, one for each class"
             raise DatasetError(f"{self._uri} {problem}; it should be {wanted}.")
-        walk = Walk(os.fsencode(root))
+        walk = Walk(os.fsencode(root), with_hidden=not self._labelled)
         yield from walk.files()
-        self._passed_over = walk.passed_over
+        self._passed_over = +walk.passed_over
 
     def _objects(self) -> Iterator[Found]:
+        hidden: set[bytes] = set()
         with storage.told(self._uri):
             for entry in storage.entries(self._uri):
                 *folders, name = os.fsencode(entry.path).split(b"/")
+                first = next((at for at, folder in enumerate(folders, 1) if self._labelled and is_hidden(folder)), None)
                 if is_litter(name) or LITTER_FOLDERS & set(folders):
                     self._passed_over[LITTER] += 1
+                elif first is not None:
+                    hidden.add(b"/".join(folders[:first]))
+                    self._passed_over[HIDDEN] = len(hidden)
                 else:
                     yield Found(os.fsencode(entry.path), entry.size, entry.mtime_ns)
 

@@ -34,9 +34,7 @@ def labels_of(
         DatasetError: Numbers out of range, or a type that is no label.
     """
     values = column.combine_chunks()
-    if pa.types.is_dictionary(values.type):
-        values = values.dictionary_decode()
-    if pa.types.is_null(values.type):
+    if values.null_count == len(values):
         raise DatasetError(f"{where}: no row has a label.")
     if pa.types.is_large_string(values.type):
         values = values.cast(pa.string())
@@ -56,7 +54,11 @@ def given_of(column: pa.ChunkedArray, where: str) -> pa.Array:
     Raises:
         DatasetError: A row has another word, or none.
     """
-    words = column.combine_chunks().cast(pa.string())
+    try:
+        words = column.combine_chunks().cast(pa.string())
+    except pa.ArrowException as error:
+        wanted = "with the method given they are train, val or test"
+        raise DatasetError(f"{where}: splits are {column.type}; {wanted}.") from error
     found = pc.index_in(words, pa.array(SPLITS))
     if found.null_count:
         row = int(np.flatnonzero(np.asarray(pc.is_null(found)))[0])

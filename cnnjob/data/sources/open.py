@@ -19,6 +19,6 @@ def open_source(config: PrepareConfig) -> Source:
         case "cifar":
             return CifarSource(config.source)
         case "folder":
-            return FolderSource(config)
+            return FolderSource(config, labelled=True)
         case "manifest":
             return TableSource(config)

@@ -84,6 +84,8 @@ class BytesReader:
     def _content(self, value: pa.Scalar) -> bytes | Refusal:
         if isinstance(value, pa.StructScalar) and value.is_valid:
             value = value["bytes"]
+        if isinstance(value, pa.DictionaryScalar):
+            value = value.value
         buffer = value.as_buffer() if value.is_valid else None
         if buffer is None:
             return Refusal("empty", "the table has no image in this row")
@@ -114,7 +116,7 @@ class TableSource:
         """Every row with its class."""
         del scratch
         rows, config = self._rows, self._config
-        labels: Any = pa.nulls(len(rows), pa.int32())
+        labels: Any = None
         class_names: tuple[str, ...] = ()
         if self._labelled:
             labels, class_names = labels_of(rows.column(_LABEL), config.source.class_names, self._uri)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
@@ -17,6 +18,7 @@ GROUP = "_group"
 OFFSET = "_offset"
 _CSV = (".csv", ".csv.gz", ".tsv")
 _PARQUET = (".parquet", ".pq")
+_SEPARATORS = {";": "';'", "\t": "tabs", "|": "'|'", ",": "','"}
 URI_COLUMN = "_uri"
 _READ_OPTIONS = pacsv.ReadOptions(block_size=1 << 26)
 """A row has to fit into a block, 64 MiB here and 1 MiB by default."""
@@ -78,24 +80,42 @@ def _read_file(
     names = _csv_names(uri) if is_csv else _parquet_names(uri, images)
     found = {ID: id_column or ID} if id_column is not None or ID in names else {}
     columns = {**wanted, **found}
+    if is_csv and len(names) == 1 and names[0] not in columns.values():
+        _check_separator(names[0], uri)
     _check_there([*columns.values(), *keys, *([images] if images else [])], names, uri)
     needed = list(dict.fromkeys([*columns.values(), *keys]))
     table = _read_csv(uri, needed) if is_csv else _read_parquet(uri, needed)
-    own = {name: table.column(column) for name, column in columns.items()}
+    texts = {ID: "ids are text or whole numbers", URI_COLUMN: "paths and URIs are text"}
+    own = {}
+    for name, column in columns.items():
+        values = _plain(table.column(column))
+        own[name] = _known(_as_text(values, f"{uri}: the column {column!r}", texts[name]) if name in texts else values)
     own.update({key: _plain(table.column(key)) for key in keys})
-    for name in (ID, URI_COLUMN):
-        if name in own:
-            own[name] = own[name].cast(pa.string())
     if images is not None:
         own.update(_places(number, uri))
     return pa.table(own)
 
 
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Values without a dictionary, which is a way of storing them and differs from file to file; text as plain text."""
-    if column.type == pa.string_view():
+    """Values without a dictionary or views, which are ways of storing them that differ from file to file."""
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    plain = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}.get(column.type)
+    return column if plain is None else column.cast(plain)
+
+
+def _as_text(column: pa.ChunkedArray, where: str, wanted: str) -> pa.ChunkedArray:
+    try:
         return column.cast(pa.string())
-    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+    except pa.ArrowException as error:
+        raise DatasetError(f"{where} is {column.type}; {wanted}. Name another column under columns.") from error
+
+
+def _known(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Text that is empty is none, as it is in a CSV, where nothing tells the two apart."""
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        return column
+    return pc.if_else(pc.equal(column, ""), pa.scalar(None, column.type), column)
 
 
 def _read_csv(uri: str, needed: list[str]) -> pa.Table:
@@ -108,14 +128,33 @@ def _read_csv(uri: str, needed: list[str]) -> pa.Table:
         null_values=[""],
         quoted_strings_can_be_null=True,
     )
-    with storage.told(uri), filesystem.open_input_stream(path) as stream:
-        return pacsv.read_csv(stream, _READ_OPTIONS, _parse_options(uri), convert)
+    try:
+        with storage.told(uri), filesystem.open_input_stream(path) as stream:
+            return pacsv.read_csv(stream, _READ_OPTIONS, _parse_options(uri), convert)
+    except pa.ArrowInvalid:
+        # Once more in one thread, which alone knows the number of a row that is wrong.
+        with storage.told(uri), filesystem.open_input_stream(path) as stream:
+            options = pacsv.ReadOptions(block_size=_READ_OPTIONS.block_size, use_threads=False)
+            return pacsv.read_csv(stream, options, _parse_options(uri), convert)
 
 
 def _csv_names(uri: str) -> list[str]:
     filesystem, path = storage.resolve(uri)
+    options = _parse_options(uri)
+    # What is wrong with a row is told when it is read: the names may say more of it.
+    options.invalid_row_handler = lambda _: "skip"
     with storage.told(uri), filesystem.open_input_stream(path) as stream:
-        return list(pacsv.open_csv(stream, _READ_OPTIONS, _parse_options(uri)).schema.names)
+        return list(pacsv.open_csv(stream, _READ_OPTIONS, options).schema.names)
+
+
+def _check_separator(name: str, uri: str) -> None:
+    wanted = _parse_options(uri).delimiter
+    found = next((mark for mark in _SEPARATORS if mark in name), None)
+    if found is not None:
+        raise DatasetError(
+            f"{uri}: its one column is {name!r}: it seems to be separated by {_SEPARATORS[found]} and should be "
+            f"by {_SEPARATORS[wanted]}. Write it again so; a table in a .tsv is separated by tabs."
+        )
 
 
 def _parse_options(uri: str) -> pacsv.ParseOptions:
@@ -145,7 +184,11 @@ def _parquet_names(uri: str, images: str | None) -> list[str]:
 def _holds_images(kind: pa.DataType) -> bool:
     if pa.types.is_struct(kind):
         return kind.get_field_index("bytes") >= 0 and _holds_images(kind.field("bytes").type)
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind))
+    if pa.types.is_dictionary(kind):
+        return _holds_images(kind.value_type)
+    types = pa.types
+    forms = (types.is_binary, types.is_large_binary, types.is_binary_view, types.is_fixed_size_binary)
+    return any(is_form(kind) for is_form in forms)
 
 
 def _places(number: int, uri: str) -> dict[str, pa.Array]:

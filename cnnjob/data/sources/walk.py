@@ -1,4 +1,4 @@
-"""Every file below a local folder, each once: links are followed once, desktop litter is passed over and counted.
+"""Every file below a local folder, each once: links are followed once; what is passed over is counted.
 
 Works on bytes, as Linux does: a file name need not be text. Folders are real ones first, then links to folders that
 no walk has been in yet; so a loop ends, and nothing is read under two names because of a link.
@@ -17,11 +17,18 @@ LITTER_FOLDERS = frozenset({b"__MACOSX", b".ipynb_checkpoints", b".git", b"@eaDi
 _APPLE_DOUBLE = b"._"
 LITTER = "litter"
 SEEN = "link_to_seen_folder"
+HIDDEN = "hidden_folder"
+EMPTY = "empty_folder"
 
 
 def is_litter(name: bytes) -> bool:
     """Whether a file of this name is something that a desktop left there."""
     return name in LITTER_FILES or name.startswith(_APPLE_DOUBLE)
+
+
+def is_hidden(name: bytes) -> bool:
+    """Whether a folder of this name is one that programs keep for themselves."""
+    return name.startswith(b".")
 
 
 @dataclass(frozen=True)
@@ -45,10 +52,12 @@ class Walk:
 
     Attributes:
         root: The folder.
+        with_hidden: Whether folders whose names begin with a dot are walked too.
         passed_over: Counts of what is no row, by kind; complete when the walk has ended.
     """
 
     root: bytes
+    with_hidden: bool = True
     passed_over: Counter[str] = field(default_factory=Counter)
 
     def files(self) -> Iterator[Found]:
@@ -75,6 +84,7 @@ class Walk:
             yield from self._folder(relative, folders, links)
 
     def _folder(self, relative: bytes, folders: list[bytes], links: list[bytes]) -> Iterator[Found]:
+        is_empty = True
         try:
             with os.scandir(os.path.join(self.root, relative)) as entries:  # noqa: PTH118
                 for entry in entries:
@@ -82,14 +92,19 @@ class Walk:
                     if _is_folder(entry):
                         if entry.name in LITTER_FOLDERS:
                             self.passed_over[LITTER] += 1
+                        elif not self.with_hidden and is_hidden(entry.name):
+                            self.passed_over[HIDDEN] += 1
                         else:
+                            is_empty = False
                             (links if entry.is_symlink() else folders).append(path)
                     elif is_litter(entry.name):
                         self.passed_over[LITTER] += 1
                     else:
+                        is_empty = False
                         yield _found(entry, path)
         except OSError as error:
             raise self._unlisted(relative, error) from error
+        self.passed_over[EMPTY] += is_empty
 
     def _identity(self, relative: bytes) -> tuple[int, int]:
         try:

@@ -1,0 +1,60 @@
+"""Processes of this machine, as ``/proc`` has them: those that this one has brought about, and ending them."""
+
+import os
+import signal
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process; with when it was started it is never taken for another one of the same number.
+
+    Attributes:
+        pid: Its number.
+        started: In clock ticks since the boot.
+    """
+
+    pid: int
+    started: int
+
+
+def start_of(pid: int) -> int:
+    """When a process started, in clock ticks since the boot.
+
+    Raises:
+        OSError: There is none of this number.
+    """
+    return int(_stat(pid)[22 - 3])
+
+
+def descendants() -> frozenset[Process]:
+    """All processes that this one has started, and those that they have."""
+    children: dict[int, list[Process]] = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        # One that ends meanwhile is none.
+        with suppress(OSError):
+            fields = _stat(int(path.name))
+            children.setdefault(int(fields[4 - 3]), []).append(Process(int(path.name), int(fields[22 - 3])))
+    found: list[Process] = []
+    above = [os.getpid()]
+    while above:
+        below = children.get(above.pop(), [])
+        found += below
+        above += [process.pid for process in below]
+    return frozenset(found)
+
+
+def end(processes: Iterable[Process]) -> None:
+    """Kill those of the processes that still run."""
+    for process in processes:
+        with suppress(OSError):
+            if start_of(process.pid) == process.started:
+                os.kill(process.pid, signal.SIGKILL)
+
+
+def _stat(pid: int) -> list[str]:
+    """Fields of proc(5) from the third on; the second, a command's name, may have spaces and parentheses itself."""
+    return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()

@@ -1,0 +1,50 @@
+"""What this process has started, and ending it."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cnnjob.cluster.processes import Process, descendants, end, start_of
+
+SLEEPS = "import subprocess, sys, time; subprocess.Popen(['sleep', '60']); print(flush=True); time.sleep(60)"
+
+
+@pytest.fixture
+def started():
+    """A process that has started another one."""
+    before = descendants()
+    process = subprocess.Popen([sys.executable, "-c", SLEEPS], stdout=subprocess.PIPE)
+    process.stdout.readline()
+    yield process, descendants() - before
+    end(descendants() - before)
+    process.wait()
+
+
+def test_what_a_process_has_started_is_ended_with_it(started):
+    """A process and what it has started are found, and both are ended."""
+    process, ours = started
+    assert process.pid in {each.pid for each in ours}
+    assert len(ours) == 2
+    end(ours)
+    assert process.wait(timeout=10) == -9
+    deadline = time.monotonic() + 10
+    while any(_runs(each.pid) for each in ours):
+        assert time.monotonic() < deadline
+
+
+def test_another_process_of_the_same_number_stays(started):
+    """A number that another process has by now ends nothing."""
+    process, _ = started
+    end([Process(process.pid, start_of(process.pid) - 1), Process(2**22 + 1, 0)])
+    assert process.poll() is None
+
+
+def _runs(pid: int) -> bool:
+    """Whether there is such a process; one that has ended and was not asked how has no command any more."""
+    try:
+        return bool(Path(f"/proc/{pid}/cmdline").read_bytes())
+    except OSError:
+        return False
