@@ -1,5 +1,6 @@
 """``cnnjob up``, ``down``, ``submit``, ``jobs``, ``logs`` and ``stop``: a local head, and jobs on any cluster."""
 
+import dataclasses
 import datetime as dt
 import sys
 from collections.abc import Sequence
@@ -67,7 +68,7 @@ def submit(
         told.add_note(api.not_stopped(client, job_id))
         raise
     console.say(f"{job_id} {ended.status}")
-    return JobState(ended.job_id, ended.status, api.exit_code(ended), ended.entrypoint)
+    return dataclasses.replace(ended, exit_code=api.exit_code(ended))
 
 
 def _check_date(config: Config) -> None:
@@ -84,9 +85,21 @@ def _check_date(config: Config) -> None:
 def listing(address: str, state: str, console: Console) -> dict[str, list[JobState]]:
     """The jobs of a cluster."""
     found = api.listing(_client(address, state))
-    rows = [[job.job_id, job.status, "" if job.exit_code is None else job.exit_code, job.entrypoint] for job in found]
-    console.table(["job", "status", "exit code", "command"], rows)
+    rows = [
+        [job.job_id, _moment(job.submitted), job.what or job.entrypoint, job.status, _shown(job.exit_code)]
+        for job in found
+    ]
+    console.table(["job", "submitted", "what", "status", "exit code"], rows)
     return {"jobs": found}
+
+
+def _moment(seconds: float | None) -> str:
+    """A time as this machine's clock shows it."""
+    return "" if seconds is None else f"{dt.datetime.fromtimestamp(seconds).astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+def _shown(code: int | None) -> str:
+    return "" if code is None else str(code)
 
 
 def logs(job_id: str, address: str, state: str, console: Console) -> dict[str, str]:

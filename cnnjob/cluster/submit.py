@@ -22,12 +22,14 @@ from tenacity import retry, retry_if_exception, retry_if_exception_type, stop_af
 import cnnjob
 from cnnjob.config.base import Config
 from cnnjob.config.load import dump_config
+from cnnjob.config.nightly import NightlyConfig
 from cnnjob.config.train import TrainConfig
 from cnnjob.errors import ClusterError, UserError
 
 _POLL_S = 0.5
 _CONF = "conf.yaml"
 _NO_AGENT = "No available agent"
+_WHAT = "cnnjob"
 _NOT_FOUND = "status code 404"
 _AGENT_TIMEOUT_S = 90
 """A fresh cluster answers before the agents that start jobs are up; that passes."""
@@ -49,12 +51,16 @@ class JobState:
         status: PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED.
         exit_code: Of its process; None while it has none.
         entrypoint: Its command.
+        what: The kind of the job and what it makes: a run's name, or an output; empty where it is none of ours.
+        submitted: When, in seconds since the epoch; None where the cluster does not say.
     """
 
     job_id: str
     status: str
     exit_code: int | None
     entrypoint: str
+    what: str
+    submitted: float | None
 
 
 def connect(address: str, token: str | None) -> JobSubmissionClient:
@@ -85,7 +91,7 @@ def submit(client: JobSubmissionClient, kind: str, config: Config) -> str:
         # The environment of Ray's supervisor of the job too, which kills 3 s after it has told the job to stop.
         environment = {STOP_WAIT_ENV: str(stop_wait_s(config))}
         try:
-            return _send(client, kind, {"working_dir": folder, "env_vars": environment})
+            return _send(client, kind, _what(kind, config), {"working_dir": folder, "env_vars": environment})
         except RuntimeError as error:
             raise ClusterError(f"the cluster refused the job: {_line_of(error)}") from error
 
@@ -146,8 +152,9 @@ def state(client: JobSubmissionClient, job_id: str) -> JobState:
 
 
 def listing(client: JobSubmissionClient) -> list[JobState]:
-    """The submitted jobs of the cluster."""
-    return [_state(info) for info in client.list_jobs() if info.submission_id]
+    """The submitted jobs of the cluster, in the order in which they were."""
+    found = [_state(info) for info in client.list_jobs() if info.submission_id]
+    return sorted(found, key=lambda job: job.submitted or 0)
 
 
 def exit_code(job: JobState) -> int:
@@ -164,11 +171,11 @@ def _no_agent_yet(error: BaseException) -> bool:
 @retry(
     retry=retry_if_exception(_no_agent_yet), stop=stop_after_delay(_AGENT_TIMEOUT_S), wait=wait_fixed(1), reraise=True
 )
-def _send(client: JobSubmissionClient, kind: str, runtime_env: dict[str, Any]) -> str:
+def _send(client: JobSubmissionClient, kind: str, what: str, runtime_env: dict[str, Any]) -> str:
     job_id: str = client.submit_job(
         entrypoint=f"python -m pipelines {kind} {_CONF}",
         runtime_env=runtime_env,
-        metadata={"kind": kind},
+        metadata={_WHAT: what},
     )
     return job_id
 
@@ -183,7 +190,19 @@ def _line_of(error: Exception) -> str:
 
 
 def _state(info: Any) -> JobState:
-    return JobState(info.submission_id, JobStatus(info.status).value, info.driver_exit_code, info.entrypoint)
+    return JobState(
+        job_id=info.submission_id,
+        status=JobStatus(info.status).value,
+        exit_code=info.driver_exit_code,
+        entrypoint=info.entrypoint,
+        what=(info.metadata or {}).get(_WHAT, ""),
+        submitted=info.start_time / 1000 if info.start_time else None,
+    )
+
+
+def _what(kind: str, config: Config) -> str:
+    made = config.score if isinstance(config, NightlyConfig) else config
+    return f"{kind} {getattr(made, 'name', None) or getattr(made, 'output', '')}"
 
 
 async def _tail(client: JobSubmissionClient, job_id: str, write: Callable[[str], None]) -> None:

@@ -20,6 +20,8 @@ DIGEST_TAG = "cnnjob.bundle_sha256"
 RUN_TAG = "cnnjob.run_id"
 CHAMPION = "champion"
 _ARTIFACT_NAME = "model"
+_SHOWN = 5
+"""Versions of a model that a message names."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,14 @@ def _unknown(server: Server, uri: str, error: MlflowException | None) -> Excepti
     ):
         with asking(server, f"look up {uri}"):
             raise error
+    name, _, version = uri.removeprefix("models:/").partition("/")
     with asking(server, "list its models"):
+        # A name with a quote is none that MLflow takes, nor can it be searched for.
+        found = server.client.search_model_versions(f"name = '{name}'") if version and "'" not in name else ()
+        if found:
+            newest = sorted(int(each.version) for each in found)[-_SHOWN:]
+            there = ", ".join(map(str, newest))
+            return ModelError(f"{name} at {shown(server.uri)} has no version {version}; its newest are {there}.")
         models = server.client.search_registered_models(max_results=10)
     known = "; ".join(
         f"{model.name} ({', '.join('@' + alias for alias in model.aliases) or 'no alias'})" for model in models

@@ -70,6 +70,27 @@ def test_the_wait_goes_with_the_job():
     config = PrepareConfig(source={"kind": "digits"}, output="data")
     assert api.submit(Client(), "prepare", config) == JOB
     assert sent[0]["runtime_env"]["env_vars"] == {"RAY_JOB_STOP_WAIT_TIME_S": "30"}
+    assert list(sent[0]["metadata"].values()) == [f"prepare {config.output}"]
+
+
+def test_jobs_are_listed_as_they_were_submitted():
+    """The listing has the oldest job first, with what it makes; of a stranger's there is the command alone."""
+    jobs = [("b", 2000, {"cnnjob": "train digits"}), ("a", 1000, None), ("c", None, {})]
+    listed = [
+        {
+            "type": "SUBMISSION",
+            "submission_id": name,
+            "entrypoint": "python",
+            "status": "RUNNING",
+            "start_time": at,
+            "metadata": metadata,
+        }
+        for name, at, metadata in jobs
+    ]
+    with serving(VERSION, VERSION, (200, json.dumps(listed).encode())) as (url, _):
+        found = api.listing(JobSubmissionClient(url))
+    told = [("c", "", None), ("a", "", 1.0), ("b", "train digits", 2.0)]
+    assert [(job.job_id, job.what, job.submitted) for job in found] == told
 
 
 def test_a_cluster_that_is_away_for_a_while_ends_nothing(impatient):
