@@ -109,15 +109,21 @@ def write_shard(
     content = sink.getvalue()
     storage.write_bytes(storage.join(folder, plan.path), content)
     counts = np.bincount(table.column(LABEL).to_numpy(), minlength=num_classes)
-    shard = Shard(
-        path=plan.path,
-        rows=len(table),
-        bytes=content.size,
-        sha256=storage.sha256(content),
-        footer_sha256=storage.sha256(footer_of(pa.BufferReader(content))),
-    )
+    shard = shard_of(plan.path, len(table), content)
     pixels = _count_pixels(table, config) if plan.split == "train" else None
     return WrittenShard(plan.split, shard, tuple(int(c) for c in counts), _row_digest(table, keys), pixels)
+
+
+def shard_of(path: str, rows: int, content: pa.Buffer) -> Shard:
+    """What the manifest says of a file of so many rows."""
+    footer = footer_of(pa.BufferReader(content))
+    return Shard(
+        path=path,
+        rows=rows,
+        bytes=content.size,
+        sha256=storage.sha256(content),
+        footer_sha256=storage.sha256(footer),
+    )
 
 
 def _count_pixels(table: pa.Table, config: PrepareConfig) -> PixelCounts:

@@ -16,6 +16,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cnnjob.data.manifest import Image, Manifest
+from cnnjob.data.shards import shard_of
 from cnnjob.schema import IMAGE, LABEL
 from cnnjob.training import feed
 from cnnjob.training.blocks import Taken
@@ -49,14 +50,16 @@ def dataset(
         tempfile.TemporaryDirectory() as folder,
         mock.patch.object(feed, "WINDOW_BYTES", window_rows * ROW_BYTES),
     ):
-        ends = accumulate(shard_rows, initial=0)
+        ends, shards = accumulate(shard_rows, initial=0), []
         for shard, (start, stop) in zip(manifest.splits[split].shards, pairwise(ends), strict=True):
             images = pa.array([pixels(row).tobytes() for row in range(start, stop)], pa.binary(ROW_BYTES))
             table = pa.table({IMAGE: images, LABEL: pa.array(range(start, stop), pa.int32())})
             path = Path(folder, shard.path)
             path.parent.mkdir(exist_ok=True)
             pq.write_table(table, path, row_group_size=rows_per_group, write_page_checksum=True)
-        yield folder, manifest
+            shards.append(shard_of(shard.path, shard.rows, pa.py_buffer(path.read_bytes())))
+        written = manifest.splits[split].model_copy(update={"shards": tuple(shards)})
+        yield folder, manifest.model_copy(update={"splits": {**manifest.splits, split: written}})
 
 
 def pixels(row: int) -> np.ndarray:
