@@ -47,6 +47,15 @@ def descendants() -> frozenset[Process]:
     return frozenset(found)
 
 
+def is_of_ray(process: Process) -> bool:
+    """Whether it is one of Ray's, by its command: a worker, whatever it is at, or what runs Ray's own programs."""
+    try:
+        command = Path(f"/proc/{process.pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+    return command.startswith(b"ray::") or b"/ray/" in command
+
+
 def end(processes: Iterable[Process]) -> None:
     """Kill those of the processes that still run."""
     for process in processes:

@@ -19,7 +19,7 @@ from pathlib import Path
 import ray
 
 from cnnjob import interrupt
-from cnnjob.cluster.processes import Process, descendants, end
+from cnnjob.cluster.processes import Process, descendants, end, is_of_ray
 from cnnjob.errors import ClusterError, ResourceError
 from cnnjob.progress import Progress
 
@@ -165,8 +165,8 @@ def _set(variables: Mapping[str, str]) -> None:
 
 
 _shared = False
-_others: frozenset[Process] = frozenset()
-"""What this process had started before its own Ray."""
+_others: frozenset[Process] | None = None
+"""What this process had started before its own Ray; None where it has none."""
 
 
 def worker_environment() -> dict[str, str]:
@@ -230,7 +230,9 @@ def session(needs: Needs, progress: Progress) -> Iterator[None]:
 
 def _close() -> None:
     """End Ray, and of our own every process: one that hangs as it ends would stay, since nobody is left to see it."""
-    ours = frozenset() if _cluster_address() else descendants() - _others
+    global _others
+    before, _others = _others, None
+    ours = [] if before is None else [process for process in descendants() - before if is_of_ray(process)]
     ray.shutdown()
     end(ours)
 

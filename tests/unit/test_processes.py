@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cnnjob.cluster.processes import Process, descendants, end, start_of
+from cnnjob.cluster import session
+from cnnjob.cluster.processes import Process, descendants, end, is_of_ray, start_of
 
 SLEEPS = "import subprocess, sys, time; subprocess.Popen(['sleep', '60']); print(flush=True); time.sleep(60)"
 
@@ -40,6 +41,24 @@ def test_another_process_of_the_same_number_stays(started):
     process, _ = started
     end([Process(process.pid, start_of(process.pid) - 1), Process(2**22 + 1, 0)])
     assert process.poll() is None
+
+
+def test_where_no_ray_was_started_nothing_is_ended(started):
+    """Sessions that were shared and never opened end no process of somebody else's."""
+    process, _ = started
+    with session.shared_session():
+        pass
+    assert process.poll() is None
+
+
+def test_what_is_no_ray_stays_when_our_own_ends(started, monkeypatch):
+    """What the program has started beside its own Ray is not ended with it."""
+    process, ours = started
+    monkeypatch.setattr(session, "_others", frozenset())
+    session._close()
+    assert process.poll() is None
+    assert not any(is_of_ray(each) for each in ours)
+    assert session._others is None
 
 
 def _runs(pid: int) -> bool:
