@@ -7,6 +7,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import ray
+
+_RAY = os.fsencode(Path(ray.__file__).parent) + b"/"
+"""The folder of Ray's programs."""
+
 
 @dataclass(frozen=True)
 class Process:
@@ -48,12 +53,16 @@ def descendants() -> frozenset[Process]:
 
 
 def is_of_ray(process: Process) -> bool:
-    """Whether it is one of Ray's, by its command: a worker, whatever it is at, or what runs Ray's own programs."""
+    """Whether it is one of Ray's, by its command: a worker, whatever it is at, or what runs Ray's own programs.
+
+    A path somewhere inside an argument tells nothing: ``multiprocessing`` writes the whole ``sys.path``, to which Ray
+    adds its own folders, into the command of its fork server.
+    """
     try:
         command = Path(f"/proc/{process.pid}/cmdline").read_bytes()
     except OSError:
         return False
-    return command.startswith(b"ray::") or b"/ray/" in command
+    return command.startswith(b"ray::") or any(part.startswith(_RAY) for part in command.split(b"\0"))
 
 
 def end(processes: Iterable[Process]) -> None:

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+import ray
 
 from cnnjob.cluster import session
 from cnnjob.cluster.processes import Process, descendants, end, is_of_ray, start_of
@@ -54,11 +55,26 @@ def test_where_no_ray_was_started_nothing_is_ended(started):
 def test_what_is_no_ray_stays_when_our_own_ends(started, monkeypatch):
     """What the program has started beside its own Ray is not ended with it."""
     process, ours = started
-    monkeypatch.setattr(session, "_others", frozenset())
+    monkeypatch.setattr(session, "_others", descendants() - ours)
     session._close()
     assert process.poll() is None
-    assert not any(is_of_ray(each) for each in ours)
     assert session._others is None
+
+
+def test_rays_processes_are_known_by_their_commands():
+    """Its own programs are Ray's; a fork server, whose command names Ray's folders in a list of paths, is not."""
+    program = Path(ray.__file__).parent / "_private" / "workers" / "default_worker.py"
+    assert _is_of_ray([sys.executable, "-c", "import time; time.sleep(60)", str(program)])
+    assert not _is_of_ray([sys.executable, "-c", f"import time; sys_path = [{str(program)!r}]; time.sleep(60)"])
+
+
+def _is_of_ray(command):
+    process = subprocess.Popen(command)
+    try:
+        return is_of_ray(Process(process.pid, start_of(process.pid)))
+    finally:
+        process.kill()
+        process.wait()
 
 
 def _runs(pid: int) -> bool:
