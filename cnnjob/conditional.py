@@ -1,6 +1,6 @@
-"""Writing an object to S3 where there is none: exactly one of several writers succeeds.
+"""Writing an object to S3 where there is none, or still the one that was seen: one of several writers succeeds.
 
-Through boto3, since pyarrow's S3 drops ``If-None-Match`` without a word; it is given the same server, region and
+Through boto3, since pyarrow's S3 drops such conditions without a word; it is given the same server, region and
 credentials. A write whose answer got lost may have been carried out: then the object is read back, to see whose it is.
 """
 
@@ -13,8 +13,9 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_rand
 from cnnjob import object_store, storage
 from cnnjob.errors import UserError
 
+_MISSING = 404
 _FAILED = 412
-"""The condition does not hold: there is an object."""
+"""The condition does not hold: there is an object, or another one."""
 _AGAIN = {408, 409, 429, 500, 502, 503, 504}
 """Worth another try; 409 is AWS's ConditionalRequestConflict, where another write was under way."""
 _NOT_IMPLEMENTED = 501
@@ -35,31 +36,79 @@ def put_where_nothing_is(uri: str, content: bytes) -> bool:
         UserError: There is no such bucket, access was refused, or the store has no conditional writes.
         StorageError: The store failed, and may have carried the write out.
     """
+    return _put(uri, content, {"IfNoneMatch": "*"})
+
+
+def replace(uri: str, content: bytes, seen: str | None) -> bool:
+    """Write an object if what is there is still what was seen.
+
+    Args:
+        uri: An ``s3://`` address.
+        content: As of ``put_where_nothing_is``.
+        seen: Its ``version_of``.
+
+    Returns:
+        Whether the object that is there is this call's.
+
+    Raises:
+        UserError, StorageError: As ``put_where_nothing_is``.
+    """
+    return put_where_nothing_is(uri, content) if seen is None else _put(uri, content, {"IfMatch": seen})
+
+
+def version_of(uri: str) -> str | None:
+    """What tells an object from any that replaces it, its ETag; None where there is no object.
+
+    Raises:
+        UserError: There is no such bucket, or access was refused.
+        StorageError: The store failed.
+    """
+    from botocore.exceptions import ClientError
+
+    def once() -> str | None:
+        try:
+            return str(client.head_object(Bucket=bucket, Key=key)["ETag"])
+        except ClientError as error:
+            # Without a bucket the write that follows says so.
+            if _status(error) == _MISSING:
+                return None
+            raise
+
+    with storage.told(uri):
+        client, bucket, key = _open(uri)
+        return _retrying()(once)
+
+
+def _put(uri: str, content: bytes, condition: dict[str, str]) -> bool:
     from botocore.exceptions import ClientError
 
     def once() -> bool:
         try:
-            client.put_object(Bucket=bucket, Key=key, Body=content, IfNoneMatch="*")
+            client.put_object(Bucket=bucket, Key=key, Body=content, **condition)
         except ClientError as error:
-            if _status(error) == _FAILED:
+            # What was seen may be gone, too.
+            if _status(error) == _FAILED or _code(error) == "NoSuchKey":
                 return False
             if _status(error) == _NOT_IMPLEMENTED:
                 raise UserError(f"{uri}: this store has no conditional writes ({error}); use one that has") from error
             raise
         return True
 
+    def is_ours() -> bool:
+        try:
+            return storage.read_bytes(uri) == content
+        except FileNotFoundError:
+            return False
+
     with storage.told(uri):
         client, bucket, key = _open(uri)
         try:
-            return _retrying()(once) or storage.read_bytes(uri) == content
+            return _retrying()(once) or is_ours()
         except Exception as error:
-            if not _is_passing(error):
-                raise
             # The last try, or one before it, may have been carried out.
-            try:
-                return storage.read_bytes(uri) == content
-            except FileNotFoundError:
-                raise error from None
+            if _is_passing(error) and is_ours():
+                return True
+            raise
 
 
 def _retrying() -> Retrying:

@@ -10,6 +10,7 @@
     │   ├── FormatVersionError a file written by another version of the format
     │   └── ResourceError      the job asks for more than the machine or cluster has
     └── JobError               exit code 1: the world failed, nothing is lost
+        ├── OvertakenError     another command is at the same work, or has done it
         ├── StorageError       a disk, a network or an object store failed
         ├── IntegrityError     bytes are not what their digest says
         │   └── LostPartsError parts of a published table were removed
@@ -101,6 +102,10 @@ class ResourceError(UserError):
 
 class JobError(CnnjobError):
     """The work failed for a reason outside the input. What is done is kept; the message says how to go on."""
+
+
+class OvertakenError(JobError):
+    """Another command is at the same work, or has done it; its result counts."""
 
 
 class StorageError(JobError):

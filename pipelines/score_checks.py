@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,8 +11,9 @@ from filelock import FileLock, Timeout
 
 from cnnjob import storage
 from cnnjob.config.score import OWN_COLUMNS, ScoreConfig
+from cnnjob.data.reach import any_within_reach, may_return
 from cnnjob.errors import CnnjobError, DatasetError, RefusedRowsError, StorageError
-from cnnjob.schema import DETAIL, REASON, URI
+from cnnjob.schema import REASON, URI
 from cnnjob.scoring import commit
 from cnnjob.scoring.inputs import DatasetInput, Input
 from cnnjob.scoring.ledger import Ledger
@@ -25,7 +25,6 @@ from pipelines.console import Console
 
 _ROW_BYTES = 128
 """Of a scored row on disk beside its probabilities, generously: id, class, times, what Parquet adds."""
-_LOOKS_AT_ONCE = 16
 
 
 def check_fit(config: ScoreConfig, given: Input, resolved: Resolved) -> None:
@@ -76,26 +75,10 @@ def check_space(config: ScoreConfig, rows: int, model: ScoringModel) -> None:
 
 def is_mended(table: Table, published: ScoresManifest) -> bool:
     """Whether a file that was gone or closed when a version was made can be read now: nothing in the listing tells."""
-    if not published.refused.keys() & {"gone", "unreadable"}:
+    if not may_return(published.refused):
         return False
     content = storage.read_bytes(table.beside("quarantine", published.number, published.version))
-    rows = pq.read_table(pa.BufferReader(content)).to_pylist()
-    with ThreadPoolExecutor(_LOOKS_AT_ONCE) as pool:
-        return any(pool.map(_is_readable, {row[URI] for row in rows if _is_access(row)}))
-
-
-def _is_access(row: dict[str, str]) -> bool:
-    """Whether a file could not be opened: the detail begins with its place then, and not where bytes were refused."""
-    closed = row[REASON] == "unreadable" and row[DETAIL].startswith(row[URI])
-    return bool(row[URI]) and (row[REASON] == "gone" or closed)
-
-
-def _is_readable(uri: str) -> bool:
-    try:
-        storage.read_bounded(uri, 0)
-    except (CnnjobError, OSError, ValueError):
-        return False
-    return True
+    return any_within_reach(pq.read_table(pa.BufferReader(content)).to_pylist())
 
 
 def check_refused(config: ScoreConfig, plan: Plan, ledger: Ledger, staging: str) -> None:

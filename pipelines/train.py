@@ -19,8 +19,16 @@ from cnnjob.cluster.session import Needs, session, worker_environment
 from cnnjob.config.load import dump_config
 from cnnjob.config.train import TrainConfig
 from cnnjob.data.manifest import Manifest, read_manifest
-from cnnjob.errors import ConfigError, DatasetError, Mistake, ModelError, TrackingError, TrainingError
+from cnnjob.errors import (
+    ConfigError,
+    Mistake,
+    ModelError,
+    OvertakenError,
+    TrackingError,
+    TrainingError,
+)
 from cnnjob.models.presets import net_for
+from cnnjob.models.spec import Net
 from cnnjob.tracking import runs
 from cnnjob.tracking.registry import is_registered
 from cnnjob.tracking.sender import MetricSender
@@ -82,12 +90,10 @@ def run(config: TrainConfig, console: Console) -> TrainResult:
     began = process_began()
     marks = {"imports": time.time() - began}
     manifest = read_manifest(config.dataset)
-    net = net_for(config.model, manifest.image.shape, len(manifest.class_names))
+    net = _fitting_net(config, manifest)
     run_folder = storage.join(config.storage, config.name)
     if (result := _finished(open_run(run_folder, config, manifest), config)) is not None:
         return result
-    _check_splits(config, manifest)
-    _check_augment(config, manifest)
     feed = feed_of(config, manifest)
     with session(_needs(config, manifest), console):
         marks["ray"] = time.time() - began
@@ -153,6 +159,9 @@ def _told_to_mlflow(server: Server, run_id: str) -> Iterator[None]:
     """Where the work ends early, the run in MLflow ends too: FAILED or KILLED, with the reason."""
     try:
         yield
+    except OvertakenError:
+        # The run is another command's now.
+        raise
     except Exception as error:
         with suppress(TrackingError):
             runs.end_run(server, run_id, "FAILED", reason=str(error))
@@ -256,7 +265,24 @@ def _check_ended(job: TrainJob, events: list[dict[str, Any]]) -> None:
             )
 
 
-def _check_splits(config: TrainConfig, manifest: Manifest) -> None:
+def _fitting_net(config: TrainConfig, manifest: Manifest) -> Net:
+    """The net, where it and the rest of the config fit the data set.
+
+    Raises:
+        ConfigError: With all that does not.
+    """
+    mistakes = [*_missing_splits(manifest), *_nothing_left(config, manifest)]
+    net: Net | None = None
+    try:
+        net = net_for(config.model, manifest.image.shape, len(manifest.class_names))
+    except ModelError as error:
+        mistakes.append(Mistake("model", str(error)))
+    if mistakes or net is None:
+        raise ConfigError(f"{config.name}, with {config.dataset},", mistakes)
+    return net
+
+
+def _missing_splits(manifest: Manifest) -> Iterator[Mistake]:
     """The best epoch is the one with the best validation, and what is registered has been tested."""
     given = manifest.config["split"]["method"] == "given"
     for split in ("val", "test"):
@@ -266,22 +292,20 @@ def _check_splits(config: TrainConfig, manifest: Manifest) -> None:
                 if given
                 else f"prepare it with a larger split.{split}, or with more images"
             )
-            raise DatasetError(
-                f"{config.dataset} has no {split} rows. The best epoch is chosen on val and measured on test, so both "
-                f"need some: {advice}."
+            yield Mistake(
+                "dataset",
+                f"it has no {split} rows. The best epoch is chosen on val and measured on test, so both need some: "
+                f"{advice}",
             )
 
 
-def _check_augment(config: TrainConfig, manifest: Manifest) -> None:
+def _nothing_left(config: TrainConfig, manifest: Manifest) -> Iterator[Mistake]:
     """What is moved or cut out of a picture leaves some of it."""
     side = min(manifest.image.height, manifest.image.width)
-    mistakes = [
-        Mistake(f"augment.{key}", f"{pixels} would leave nothing of some pictures, which are {side} pixels on a side")
-        for key, pixels in (("shift", config.augment.shift), ("cutout", config.augment.cutout))
-        if pixels >= side
-    ]
-    if mistakes:
-        raise ConfigError(f"{config.name}, with {config.dataset},", mistakes)
+    for key, pixels in (("shift", config.augment.shift), ("cutout", config.augment.cutout)):
+        if pixels >= side:
+            what = f"{pixels} would leave nothing of some pictures, which are {side} pixels on a side"
+            yield Mistake(f"augment.{key}", what)
 
 
 def _finish(job: TrainJob, server: Server, entries: list[dict[str, Any]], feed: FeedChoice) -> TrainResult:

@@ -4,13 +4,20 @@ import datetime as dt
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from cnnjob.config.base import TRACKING_RULES, Check, Config, TrackingConfig, Uri, no_passwords, rule
 from cnnjob.config.prepare import Level, LimitsConfig
 
 OWN_COLUMNS = ("id", "prediction", "confidence", "probabilities", "model_name", "model_version", "scored_at", "date")
 """What a table of scores calls its own."""
+
+
+def _as_written(date: object) -> object:
+    """A number is no date, which pydantic would take for seconds since 1970."""
+    if isinstance(date, int | float) or (isinstance(date, str) and date.strip().isdigit()):
+        raise ValueError("it should be YYYY-MM-DD")
+    return date
 
 
 class InputColumnsConfig(Config):
@@ -108,7 +115,9 @@ class ScoreConfig(Config):
     """Root folder of the table. Only published files lie below it, as `date=YYYY-MM-DD/NAME.parquet`; manifests,
     receipts, the quarantine of refused rows and unfinished work lie beside it, in `OUTPUT.meta`."""
 
-    date: Annotated[dt.date, Field(strict=False)] | Literal["today", "yesterday"] | None = None
+    date: (
+        Annotated[dt.date, Field(strict=False), BeforeValidator(_as_written)] | Literal["today", "yesterday"] | None
+    ) = None
     """The date that is scored: YYYY-MM-DD, `today` or `yesterday`; usually given on the command line (`--date`). Today
     is the day in `timezone` when the job starts."""
 

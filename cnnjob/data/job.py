@@ -23,6 +23,7 @@ from cnnjob.data.contact_sheet import draw_contact_sheet
 from cnnjob.data.manifest import Image, Manifest, Split, Statistics, fingerprint_of, read_manifest
 from cnnjob.data.place import Place, open_place
 from cnnjob.data.plan import DatasetPlan, plan_dataset
+from cnnjob.data.reach import any_within_reach, may_return
 from cnnjob.data.shards import WrittenShard, write_shard
 from cnnjob.data.sources.base import Listing, Source, Unit, check_unchanged, cut_units
 from cnnjob.data.sources.files import listed_sizes
@@ -60,22 +61,41 @@ class Job:
 
 
 def current(config: PrepareConfig, source: Source) -> Manifest | None:
-    """The data set that is already there, if this source and config made it and all its files are in place."""
+    """The data set that is already there, if this source and config made it and a new one would be no other.
+
+    It would where a file is missing, and where a picture that was gone or closed can be read now.
+    """
+    manifest = _published(config, source)
+    if manifest is None or not _is_whole(config.output, manifest):
+        return None
+    return None if _is_mended(config.output, manifest) else manifest
+
+
+def _published(config: PrepareConfig, source: Source) -> Manifest | None:
+    """What this source and config made, whole or not."""
     try:
         manifest = read_manifest(config.output)
     except (UserError, IntegrityError):
         return None
-    if manifest.config != _config_of(config) or manifest.source.get("digest") != source.digest():
-        return None
+    is_ours = manifest.config == _config_of(config) and manifest.source.get("digest") == source.digest()
+    return manifest if is_ours else None
+
+
+def _is_whole(output: str, manifest: Manifest) -> bool:
+    """Whether all files of a data set are in place."""
     beside = (manifest.refused_table, manifest.contact_sheet)
-    if not all(storage.exists(storage.join(config.output, name)) for name in beside):
-        return None
-    sizes = (
-        (storage.size(storage.join(config.output, s.path)), s.bytes)
-        for split in manifest.splits.values()
-        for s in split.shards
-    )
-    return manifest if all(found == said for found, said in sizes) else None
+    if not all(storage.exists(storage.join(output, name)) for name in beside):
+        return False
+    shards = [shard for split in manifest.splits.values() for shard in split.shards]
+    return all(storage.size(storage.join(output, shard.path)) == shard.bytes for shard in shards)
+
+
+def _is_mended(output: str, manifest: Manifest) -> bool:
+    """Whether a picture that was gone or closed when a data set was prepared can be read now."""
+    if not may_return(manifest.refused):
+        return False
+    content = storage.read_bytes(storage.join(output, manifest.refused_table))
+    return any_within_reach(pq.read_table(pa.BufferReader(content)).to_pylist())
 
 
 @contextmanager
@@ -89,8 +109,11 @@ def begin(config: PrepareConfig, source: Source, progress: Progress) -> Iterator
         DatasetError: The source is missing or damaged, has no rows, one class only, or two rows of one id.
         JobError: The same job is at work right now.
     """
-    digest = source.digest()
-    key = storage.digest_of([_config_of(config), digest, _versions()])[:12]
+    digest, before = source.digest(), _published(config, source)
+    # Prepared once more, as when a picture has come back, it has other files: on an object store those that are
+    # published stay under their names until then.
+    again = [before.fingerprint] if before else []
+    key = storage.digest_of([_config_of(config), digest, _versions(), *again])[:12]
     with open_place(config.output, key) as place:
         listing = source.listing(storage.join(place.staging, "unpacked"))
         _check_listing(listing)

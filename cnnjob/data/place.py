@@ -1,9 +1,10 @@
 """Where a data set is written until it is whole, and how it is put in place at once.
 
 On a local disk it is written beside the output and exchanged with it. On an object store, which has no rename, its
-files lie in the output under names of their own version, and the manifest, written last, decides which are the data
-set; what it does not name is removed after. The staging folder is named by what is prepared from what: the next run
-of the same job finds it and goes on, another one removes it, and what it left in the output of an object store.
+files lie in the output under names of their own version, and the manifest, written last and only over the one that
+was there when the job began, decides which are the data set; what it does not name is removed after. The staging folder
+is named by what is prepared from what: the next run of the same job finds it and goes on; another one removes it, on a
+disk when it begins, on an object store, where nothing tells the dead from the living, when it has published.
 """
 
 import glob
@@ -17,9 +18,18 @@ from pathlib import Path
 import pyarrow.fs as pafs
 from filelock import FileLock, Timeout
 
-from cnnjob import local_disk, storage
+from cnnjob import conditional, local_disk, storage
 from cnnjob.data.manifest import MANIFEST, Manifest, read_manifest
-from cnnjob.errors import DatasetError, FormatVersionError, IntegrityError, JobError, RefusedRowsError, UserError
+from cnnjob.errors import (
+    CnnjobError,
+    DatasetError,
+    FormatVersionError,
+    IntegrityError,
+    JobError,
+    OvertakenError,
+    RefusedRowsError,
+    UserError,
+)
 from cnnjob.object_store import endpoint_of
 
 _LOCK = "lock"
@@ -38,12 +48,14 @@ class Place:
         staging: What is needed until it is published.
         folder: Where the data set's files are written.
         tag: A part of their names.
+        seen: On S3, the manifest that was there when the job began, see ``conditional.version_of``.
     """
 
     output: str
     staging: str
     folder: str
     tag: str
+    seen: str | None = None
 
     @property
     def rows(self) -> str:
@@ -54,7 +66,7 @@ class Place:
         """Write the manifest and put the data set in place; what it replaces is removed after.
 
         Raises:
-            JobError: On an object store, another job has removed files of this one; what is published stays.
+            OvertakenError: On an object store, another job has published meanwhile; its data set stays.
         """
         document, where = manifest.model_dump(mode="json"), storage.join(self.folder, MANIFEST)
         if storage.is_local(self.output):
@@ -63,13 +75,14 @@ class Place:
             return
         there = set(storage.list_files(self.output))
         if not manifest.files <= there:
-            raise JobError(
-                f"another job has prepared {self.output} meanwhile, and removed files of this one. Nothing was "
-                f"published; let one job at a time prepare a data set, and run the same command again."
-            )
-        storage.write_json(where, document)
+            raise _overtaken(self.output)
+        if not _is_s3(self.output):
+            storage.write_json(where, document)
+        elif not conditional.replace(where, storage.json_bytes(document), self.seen):
+            raise _overtaken(self.output)
         for name in sorted(there - manifest.files - {MANIFEST}):
             storage.remove(storage.join(self.output, name))
+        _remove_others(self)
 
 
 def refuse_output(output: str, source: str | None) -> None:
@@ -147,7 +160,8 @@ def open_place(output: str, key: str) -> Iterator[Place]:
         key: 12 hexadecimal digits, of what is prepared from what.
 
     Raises:
-        JobError: The same job is at work right now.
+        JobError: The same job is at work right now, on this disk.
+        OvertakenError: On an object store, another job has published meanwhile.
     """
     output = storage.real(output)
     mark = _mark(output)
@@ -156,15 +170,18 @@ def open_place(output: str, key: str) -> Iterator[Place]:
         with _local_place(output, staging, mark) as place:
             yield place
         return
-    _remove_others(storage.parent(output), mark, staging)
-    place = Place(output, staging, output, f"-{key}")
-    _remove_unpublished(place, own=False)
+    seen = conditional.version_of(storage.join(output, MANIFEST)) if _is_s3(output) else None
+    place = Place(output, staging, output, f"-{key}", seen)
     try:
         yield place
     except BaseException as error:
-        if not _is_worth_keeping(place, error):
-            _remove_unpublished(place, own=True)
+        is_overtaken = _is_overtaken(place)
+        if is_overtaken or not _is_worth_keeping(place, error):
+            _remove_unpublished(place)
             storage.remove(staging)
+        if is_overtaken and isinstance(error, Exception) and not isinstance(error, DatasetError | RefusedRowsError):
+            # Another job took what it found beside its own for leftovers: this one may have failed for that.
+            raise _overtaken(output) from error
         raise
     storage.remove(staging)
 
@@ -232,18 +249,39 @@ def _remove_leftovers(output: Path, mark: str, own: Path | None = None) -> None:
             shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _remove_others(parent: str, mark: str, own: str) -> None:
-    """Remove what jobs for the same output left on an object store, where nothing tells the dead from the living."""
+def _is_overtaken(place: Place) -> bool:
+    """Whether another job has published since this one began, as far as the store tells."""
+    if not _is_s3(place.output):
+        return False
+    with suppress(CnnjobError):
+        return conditional.version_of(storage.join(place.output, MANIFEST)) != place.seen
+    return False
+
+
+def _overtaken(output: str) -> OvertakenError:
+    return OvertakenError(
+        f"another job has prepared {output} meanwhile, and its data set is there. Nothing of this one was published; "
+        f"let one job at a time prepare a data set, and run the same command again to replace that one."
+    )
+
+
+def _is_s3(uri: str) -> bool:
+    return uri.startswith("s3://")
+
+
+def _remove_others(place: Place) -> None:
+    """Remove what other jobs for the same output left on an object store, or are at: they come too late now."""
+    parent, mark = storage.parent(place.output), _mark(place.output)
     filesystem, path = storage.resolve(parent)
     with storage.told(parent):
         beside = filesystem.get_file_info(pafs.FileSelector(path, allow_not_found=True))
     for info in beside:
-        if info.base_name.startswith(mark) and storage.join(parent, info.base_name) != own:
+        if info.base_name.startswith(mark) and storage.join(parent, info.base_name) != place.staging:
             storage.remove(storage.join(parent, info.base_name))
 
 
-def _remove_unpublished(place: Place, *, own: bool) -> None:
-    """Remove what this job, or what all others, left in an output on an object store and no manifest names.
+def _remove_unpublished(place: Place) -> None:
+    """Remove what this job left in an output on an object store and no manifest names.
 
     Where there is a manifest that cannot be read, all stays: what it names is not known.
     """
@@ -256,5 +294,5 @@ def _remove_unpublished(place: Place, *, own: bool) -> None:
         return
     for name in names:
         version = _VERSIONED.fullmatch(name)
-        if version and name not in published and (version[1] == place.tag) == own:
+        if version and name not in published and version[1] == place.tag:
             storage.remove(storage.join(place.output, name))

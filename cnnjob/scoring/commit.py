@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from filelock import FileLock
 
 from cnnjob import exclusive, local_disk, storage
-from cnnjob.errors import CnnjobError, JobError, LostPartsError
+from cnnjob.errors import CnnjobError, LostPartsError, OvertakenError
 from cnnjob.phases import reached
 from cnnjob.schema import SCORES_FORMAT_VERSION, refused_table
 from cnnjob.scoring.ledger import Ledger
@@ -76,7 +76,7 @@ def publish(
         history: Versions of which the log keeps the manifest.
 
     Raises:
-        JobError: Another job has published the date since.
+        OvertakenError: Another job has published the date since.
     """
     manifest = _describe(table, plan, ledger, model, config, scored_at, base)
     # Two jobs of the same plan write the same manifest: who published it makes it this job's own.
@@ -106,9 +106,9 @@ def _check_not_lost(table: Table, manifest: ScoresManifest, cause: Exception | N
         raise lost(table, won) from cause
 
 
-def lost(table: Table, won: ScoresManifest) -> JobError:
+def lost(table: Table, won: ScoresManifest) -> OvertakenError:
     """The error of a job that was slower than another one for the same date."""
-    return JobError(
+    return OvertakenError(
         f"another job published {table.date} of {table.root} while this one worked: version {won.version}, "
         f"{won.rows} rows of model {won.model['name']} version {won.model['version']}. This job published nothing; "
         f"run the same command again to replace that version."

@@ -22,7 +22,7 @@ from cnnjob.models.cnn import Classifier, build
 from cnnjob.training import checkpoint as checkpoints
 from cnnjob.training import journal, ray_group
 from cnnjob.training.checkpoint import Progress
-from cnnjob.training.stop import ask_to_stop, forget
+from cnnjob.training.stop import ask_to_stop, taken_up
 from cnnjob.training.worker import TrainJob
 
 JOURNAL_POLL_S = 0.5
@@ -47,8 +47,14 @@ def fit(job: TrainJob, environment: Mapping[str, str], on_entry: OnEntry) -> Non
 
     Raises:
         TrainingError: Workers failed more often than ``max_failures``.
+        OvertakenError: Another command has taken up the run.
         EndedBySignalError: A signal came.
     """
+    with taken_up(job.run_folder, job.attempt):
+        _fit(job, environment, on_entry)
+
+
+def _fit(job: TrainJob, environment: Mapping[str, str], on_entry: OnEntry) -> None:
     journal.clear_events(job.run_folder)
     training = _Training(_trainer(job, environment))
     seen: set[str] = set()
@@ -74,7 +80,6 @@ def fit(job: TrainJob, environment: Mapping[str, str], on_entry: OnEntry) -> Non
     finally:
         # What stays is small, and why the training ended counts.
         with suppress(CnnjobError, OSError):
-            forget(job.run_folder, job.attempt)
             storage.remove(_scratch(job))
 
 

@@ -31,12 +31,13 @@ class Learner:
         statistics = manifest.statistics
         self._config = config.optimizer
         self.module = build(net, statistics.mean, statistics.std, seed=config.seed).to(group.device)
+        self._parameters = list(self.module.parameters())
         self.model = distribute(self.module, group)
         if config.compile:
             self.model.compile(dynamic=False)
-        self.optimizer = make_optimizer(config.optimizer, self.module.parameters())
+        self.optimizer = make_optimizer(config.optimizer, self._parameters)
         decay = config.optimizer.ema_decay
-        self.average = Average(self.module.parameters(), decay) if decay else None
+        self.average = Average(self._parameters, decay) if decay else None
         self.best: Weights = {}
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -56,7 +57,7 @@ class Learner:
     def after_step(self, step: int) -> None:
         """Take the weights after step ``step`` into the average."""
         if self.average:
-            self.average.update(self.module.parameters(), step)
+            self.average.update(self._parameters, step)
 
     def weights(self) -> Weights:
         """A copy of the net's weights and buffers."""
@@ -72,13 +73,12 @@ class Learner:
         if self.average is None:
             yield
             return
-        parameters = list(self.module.parameters())
-        kept = [parameter.detach().clone() for parameter in parameters]
-        _copy(self.average.tensors, parameters)
+        kept = [parameter.detach().clone() for parameter in self._parameters]
+        _copy(self.average.tensors, self._parameters)
         try:
             yield
         finally:
-            _copy(kept, parameters)
+            _copy(kept, self._parameters)
 
 
 def _copy(sources: Sequence[torch.Tensor], targets: Sequence[torch.Tensor]) -> None:

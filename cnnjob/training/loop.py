@@ -126,6 +126,8 @@ def train_epoch(
     trainer.model.train()
     began = time.perf_counter()
     first_batch_s = 0.0
+    # Once: to look for them goes through all modules.
+    parameters = list(trainer.model.parameters())
     num_classes = len(tally.confusion)
     cells_seen = torch.from_numpy(tally.confusion.reshape(-1)).to(trainer.device, copy=True)
     loss_sum = torch.tensor(tally.loss_sum, dtype=torch.float64, device=trainer.device)
@@ -144,7 +146,6 @@ def train_epoch(
         trainer.optimizer.zero_grad(set_to_none=True)
         (minimized * (trainer.world_size / batch.global_rows)).backward()  # type: ignore[no-untyped-call]
         # After DDP's averaging every rank has the gradient of the global batch, so all clip, and stop, alike.
-        parameters = list(trainer.model.parameters())
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if not bool(torch.isfinite(norm)):
             raise NotFiniteError(number, loss_is_finite=bool(torch.isfinite(row_loss_sum)))

@@ -95,7 +95,9 @@ def open_run(run_folder: str, config: TrainConfig, manifest: Manifest) -> RunSta
 
 @contextmanager
 def alone(run_folder: str) -> Iterator[None]:
-    """Keep other commands off a run in a local folder; on an object store nothing tells the dead from the living.
+    """Keep other commands off a run in a local folder.
+
+    On an object store nothing tells the dead from the living: there the last one takes the run up, see ``stop``.
 
     Raises:
         JobError: Another command is at work on it.

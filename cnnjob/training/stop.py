@@ -1,7 +1,8 @@
 """Asking a run to stop: a small file in the run's folder, which rank 0 looks for.
 
 It reaches the workers wherever they are, since they share the run's folder, and it names the command's try at the
-run, so that it never stops the next one.
+run, so that it never stops the next one. That one asks whoever was at the run before: a try whose command has died may
+have workers left, and on an object store nothing tells whether it has.
 """
 
 import threading
@@ -9,9 +10,56 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from cnnjob import storage
-from cnnjob.errors import CnnjobError
+from cnnjob.errors import CnnjobError, OvertakenError, StorageError
 
+ATTEMPT = "attempt"
+"""The file that says whose the run is."""
 _POLL_S = 0.3
+
+
+@contextmanager
+def taken_up(run_folder: str, attempt: str) -> Iterator[None]:
+    """From now on the run is that of ``attempt``; an earlier one that still works is asked to stop.
+
+    Two that are at a run for a moment write the same bits.
+
+    Raises:
+        OvertakenError: At the end, where a later one has taken the run up meanwhile.
+    """
+    before = _owner(run_folder)
+    if before is not None:
+        ask_to_stop(run_folder, before)
+    storage.write_bytes(storage.join(run_folder, ATTEMPT), attempt.encode())
+    try:
+        try:
+            yield
+        except Exception as error:
+            # Files that one of the two has removed may be what the other failed for.
+            _check_whose(run_folder, attempt, error)
+            raise
+        _check_whose(run_folder, attempt)
+    finally:
+        # What stays is small, and why the training ended counts.
+        with suppress(CnnjobError, OSError):
+            for each in (attempt, before):
+                if each is not None:
+                    forget(run_folder, each)
+
+
+def _check_whose(run_folder: str, attempt: str, error: Exception | None = None) -> None:
+    with suppress(StorageError, OSError):
+        if _owner(run_folder) != attempt:
+            raise OvertakenError(
+                f"another command has taken up the run in {run_folder}, and goes on from where this one was. This one "
+                f"has left; nothing is lost. Let one command at a time train a run."
+            ) from error
+
+
+def _owner(run_folder: str) -> str | None:
+    try:
+        return storage.read_bytes(storage.join(run_folder, ATTEMPT)).decode()
+    except FileNotFoundError:
+        return None
 
 
 def ask_to_stop(run_folder: str, attempt: str) -> None:

@@ -1,5 +1,6 @@
-"""A training whose command is told to end, and is killed, on a Ray of its own."""
+"""A training whose command is told to end, is killed, or is begun a second time, on a Ray of its own."""
 
+import json
 import os
 import signal
 import subprocess
@@ -51,12 +52,30 @@ def test_a_command_that_is_told_to_end_and_one_that_is_killed(digits: Dataset, t
     assert_one_point_a_step(config)
 
 
-def begin(conf: Path) -> subprocess.Popen[str]:
+def test_two_commands_at_one_run_on_an_object_store(digits: Dataset, tmp_path: Path, s3_folder: str) -> None:
+    """The later one takes the run up, the earlier one leaves and says so; the end is that of an undisturbed run."""
+    config = config_of(digits.path, tmp_path, 2).model_copy(update={"storage": f"{s3_folder}/runs"})
+    conf, mark = tmp_path / "train.yaml", tmp_path / "hangs"
+    conf.write_text(dump_config(config))
+    hangs = {"phase": "report", "signal": "SIGSTOP", "mark": str(mark), "where": {"rank": 0, "key": "epoch-00002"}}
+    earlier = begin(conf, CNNJOB_FAULTS=json.dumps([hangs]))
+    wait_for(mark, earlier)
+    later = begin(conf)
+    _, err = later.communicate(timeout=WAIT_S)
+    assert later.returncode == 0, err
+    _, err = earlier.communicate(timeout=WAIT_S)
+    assert earlier.returncode == 1, err
+    assert "another command has taken up the run" in err
+    assert left_by(config).same_as(undisturbed(config, tmp_path / "undisturbed"))
+    assert_one_point_a_step(config)
+
+
+def begin(conf: Path, **variables: str) -> subprocess.Popen[str]:
     """`cnnjob train` in a process of its own, on a Ray of its own."""
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     return subprocess.Popen(
         [sys.executable, "-m", "pipelines", "train", str(conf)],
-        env={**environment, "PYTHONPATH": str(ROOT)},
+        env={**environment, "PYTHONPATH": str(ROOT), **variables},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

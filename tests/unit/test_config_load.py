@@ -63,6 +63,7 @@ SCORE = "input: {kind: folder, uri: images}\nmodel: 'models:/m/1'\noutput: out\n
         ("train", "model.spec.blocks", "5", "it should be a list of keys such as filters and kernel"),
         ("train", "tracking.experiment", "''", "'' is not allowed; it should have at least 1 character"),
         ("score", "date", "'20260101'", "'20260101' is not allowed; it should be YYYY-MM-DD, today or yesterday"),
+        ("score", "date", "1735689600", "1735689600 is not allowed; it should be YYYY-MM-DD, today or yesterday"),
         ("nightly", "score.date", "tomorrow", "'tomorrow' is not allowed; it should be YYYY-MM-DD, today or yesterday"),
     ],
 )

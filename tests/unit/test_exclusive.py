@@ -2,7 +2,7 @@
 
 import pytest
 
-from cnnjob import exclusive, storage
+from cnnjob import conditional, exclusive, storage
 from cnnjob.errors import StorageError, UserError
 from tests.servers import failure, serving, told
 
@@ -88,3 +88,19 @@ def test_the_query_says_where(s3, s3_folder, monkeypatch):
     told(lambda: exclusive.create(f"{s3_folder}/c?{query}&anonymous=true", b"x"), UserError)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     told(lambda: exclusive.create(f"{s3_folder}/c?{query}", b"x"), UserError)
+
+
+def test_only_what_was_seen_is_replaced(s3_folder):
+    """Of two writers that saw the same object one replaces it; none does where it is gone, or came meanwhile."""
+    uri = storage.join(s3_folder, "manifest.json")
+    assert conditional.version_of(uri) is None
+    assert conditional.replace(uri, b"one", None)
+    assert not conditional.replace(uri, b"other", None)
+    seen = conditional.version_of(uri)
+    assert conditional.replace(uri, b"two", seen)
+    assert not conditional.replace(uri, b"three", seen)
+    assert storage.read_bytes(uri) == b"two"
+    seen = conditional.version_of(uri)
+    storage.remove(uri)
+    assert not conditional.replace(uri, b"four", seen)
+    assert not storage.exists(uri)

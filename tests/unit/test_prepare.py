@@ -323,7 +323,7 @@ def test_a_data_set_whose_files_another_job_removed_is_not_published(tmp_path, m
     monkeypatch.setattr(storage, "is_local", lambda _: False)
     (tmp_path / "manifest.json").write_text("the other's")
     here = Place(str(tmp_path), str(tmp_path / "staging"), str(tmp_path), "-mine")
-    with pytest.raises(JobError, match=r"another job has prepared .* Nothing was published"):
+    with pytest.raises(JobError, match=r"another job has prepared .* Nothing of this one was published"):
         here.publish(manifest_of([3]))
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("manifest.json", "the other's")]
 

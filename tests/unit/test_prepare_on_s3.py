@@ -14,12 +14,12 @@ from cnnjob.config.prepare import PrepareConfig
 from cnnjob.data import job, staging
 from cnnjob.data.manifest import MANIFEST, read_manifest
 from cnnjob.data.place import refuse_output
-from cnnjob.errors import DatasetError, StorageError
+from cnnjob.errors import DatasetError, OvertakenError, StorageError
 from pipelines import prepare
 from tests.forked import PROCESSES
 from tests.instants import kill
 from tests.nights import Quiet, killed
-from tests.piles import config_of, write_folder
+from tests.piles import config_of, encoded, pixels, write_folder
 
 PICTURES = 40
 
@@ -97,14 +97,66 @@ def test_a_first_job_that_is_killed_goes_on(pile, output, tmp_path):
 
 
 def test_a_first_job_that_was_killed_is_followed_by_another(pile, output, tmp_path):
-    """What a job left that was killed is gone before the next one, of another config, reads an image."""
+    """What a job left that was killed is gone once another one, of another config, has published."""
     kill_while_it_writes(config_for(output, pile), tmp_path)
-    config = config_for(output, pile, seed=1)
-    with mock.patch.object(job, "run", side_effect=StorageError("the store is away")), pytest.raises(StorageError):
-        prepare_here(config)
-    assert storage.list_files(output) == []
-    prepare_here(config)
-    assert_whole(config)
+    prepare_here(config_for(output, pile, seed=1))
+    assert_whole(config_for(output, pile, seed=1))
+
+
+@pytest.mark.parametrize("seed", [0, 1], ids=["the same", "another"])
+@pytest.mark.parametrize("instant", ["plan_dataset", "check_unchanged"], ids=["before the shards", "after them"])
+@pytest.mark.parametrize("is_first", [True, False])
+def test_of_two_jobs_one_publishes(pile, output, is_first, instant, seed):
+    """A job that another one overtakes, at either end of its shards, says so, and leaves that one's data set whole.
+
+    Where it is the same job, all of whose files are there, it has nothing to say.
+    """
+    slow, quick = config_for(output, pile, seed=0), config_for(output, pile, seed=seed)
+    if not is_first:
+        prepare_here(config_for(output, pile, seed=2))
+    plainly = getattr(job, instant)
+
+    def overtaken(*given: Any) -> Any:
+        with mock.patch.object(job, instant, plainly):
+            assert prepare_here(quick).created
+        return plainly(*given)
+
+    is_same = (instant, seed) == ("check_unchanged", 0)
+    told = nullcontext() if is_same else pytest.raises(OvertakenError, match="its data set is there")
+    with mock.patch.object(job, instant, overtaken), told:
+        prepare_here(slow)
+    assert read_manifest(output).config["split"]["seed"] == seed
+    assert_whole(quick)
+    assert prepare_here(slow).created == (seed != 0)
+    assert_whole(slow)
+
+
+def test_a_picture_that_has_come_back_is_prepared(output, s3_folder, tmp_path):
+    """A table's picture that was gone is looked for; what is published stays whole until there is one with it."""
+    uris = [storage.join(s3_folder, "pictures", f"{number:02d}.png") for number in range(PICTURES)]
+    contents = [encoded(image) for image in pixels(PICTURES, 8, 8)]
+    for uri, content in zip(uris[1:], contents[1:], strict=True):
+        storage.write_bytes(uri, content)
+    listed = "\n".join(f"{uri},{'ab'[number % 2]}" for number, uri in enumerate(uris))
+    (tmp_path / "table.csv").write_text(f"uri,label\n{listed}\n")
+    config = config_of(
+        output,
+        source={"kind": "manifest", "uri": str(tmp_path / "table.csv")},
+        image={"height": 8, "width": 8},
+        shards={"target_bytes": 192 * 10},
+        limits={"max_refused_share": 0.1},
+    )
+    assert prepare_here(config).refused == {"gone": 1}
+    assert not prepare_here(config).created
+    before = read_manifest(output)
+    storage.write_bytes(uris[0], contents[0])
+    kill_while_it_writes(config, tmp_path)
+    assert read_manifest(output) == before
+    assert before.files <= set(storage.list_files(output))
+    assert prepare_here(config).refused == {}
+    assert not prepare_here(config).created
+    manifest = read_manifest(output)
+    assert set(storage.list_files(output)) == {MANIFEST, *manifest.files}
 
 
 def test_a_published_set_stays_whole_while_others_die_over_it(pile, output, tmp_path):

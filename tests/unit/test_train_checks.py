@@ -13,12 +13,12 @@ from mlflow.exceptions import INVALID_PARAMETER_VALUE, MlflowException
 from cnnjob import storage
 from cnnjob.config import kinds
 from cnnjob.config.train import TrainConfig
-from cnnjob.errors import ConfigError, DatasetError, JobError, ModelError, StorageError, TrackingError, TrainingError
+from cnnjob.errors import ConfigError, JobError, ModelError, StorageError, TrackingError, TrainingError
 from cnnjob.models.presets import net_for
 from cnnjob.models.spec import evaluation_batch, largest_map
 from cnnjob.tracking.registry import promote
 from cnnjob.tracking.server import Server, resolved_uri
-from cnnjob.training import driver, journal, worker
+from cnnjob.training import driver, journal, stop, worker
 from cnnjob.training.feed import Place
 from cnnjob.training.worker import TrainJob
 from pipelines import register, train
@@ -33,17 +33,22 @@ def test_a_model_is_chosen_and_told_by_rows(tmp_path, split):
     prepare(prepare_config(tmp_path / "set", **{split: 0.0}), PictureSource(40))
     places = [f"dataset={tmp_path / 'set'}", f"storage={tmp_path / 'runs'}", f"tracking.uri={tmp_path / 'mlflow'}"]
     config = kinds.load("train", shipped("train/digits.yaml"), places)
-    with pytest.raises(DatasetError, match=f"has no {split} rows"):
+    with pytest.raises(ConfigError, match=f"has no {split} rows"):
         train.run(config, mock.Mock())
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
 def test_augmentation_leaves_something_of_a_picture(tmp_path):
-    """A shift or a cutout as large as a picture is refused before anything is written, both at once."""
-    prepare(prepare_config(tmp_path / "set"), PictureSource(60))
+    """A shift or a cutout as large as a picture is refused before anything is written, with all else that is wrong."""
+    prepare(prepare_config(tmp_path / "set", val=0.0), PictureSource(60))
     places = [f"dataset={tmp_path / 'set'}", f"storage={tmp_path / 'runs'}", f"tracking.uri={tmp_path / 'mlflow'}"]
-    config = kinds.load("train", shipped("train/digits.yaml"), [*places, "augment={shift: 64, cutout: 64}"])
-    with pytest.raises(ConfigError, match=r"(?s)2 mistakes.*augment\.shift.*augment\.cutout.*pixels on a side"):
+    wrong = [
+        "augment={shift: 64, cutout: 64}",
+        "model={spec: {blocks: [{filters: 4, pool: 8}, {filters: 4, pool: 8}]}}",
+    ]
+    config = kinds.load("train", shipped("train/digits.yaml"), [*places, *wrong])
+    told = r"(?s)4 mistakes.*no val rows.*augment\.shift.*augment\.cutout.*pixels on a side.*model: pool2"
+    with pytest.raises(ConfigError, match=told):
         train.run(config, mock.Mock())
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
@@ -88,7 +93,7 @@ def test_a_net_that_cannot_be_built_is_refused_before_anything_is_written(digits
     places = [f"storage={tmp_path / 'runs'}", f"tracking.uri={tmp_path / 'mlflow'}"]
     net = "model={spec: {blocks: [{filters: 4, pool: 8}, {filters: 4, pool: 8}]}}"
     config = kinds.load("train", shipped("train/digits.yaml"), [f"dataset={digits.path}", *places, net])
-    with pytest.raises(ModelError, match=r"pool2: .* larger images"):
+    with pytest.raises(ConfigError, match=r"model: pool2: .* larger images"):
         train.run(config, mock.Mock())
     assert list(tmp_path.iterdir()) == []
 
@@ -154,7 +159,7 @@ def test_a_store_that_does_not_answer_for_a_moment_ends_no_training(tmp_path, mo
     away = StorageError("no answer")
     read_json, answers = storage.read_json, iter([away, away])
     monkeypatch.setattr(storage, "read_json", lambda uri: _raise(next(answers, None)) or read_json(uri))
-    monkeypatch.setattr(driver, "forget", mock.Mock(side_effect=away))
+    monkeypatch.setattr(stop, "forget", mock.Mock(side_effect=away))
     told = []
     with pytest.raises(TrainingError, match="why"):
         driver.fit(job, {}, told.append)
