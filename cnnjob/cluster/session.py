@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 import ray
 
@@ -257,24 +258,43 @@ def _start_local(needs: Needs) -> None:
     _others = descendants()
     # The logical CPUs of our own Ray: what workers reserve plus what data tasks need, so neither starves.
     logical = max(machine_cpus(), math.ceil(needs.cpus) + needs.data_cpus)
-    ray.init(
-        address="local",
-        num_cpus=logical,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        configure_logging=True,
-    )
-    _end_autoscaler()
+    with _what_a_job_needs():
+        ray.init(
+            address="local",
+            num_cpus=logical,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            configure_logging=True,
+        )
 
 
-def _end_autoscaler() -> None:
-    """End the process that would add nodes: our own Ray has one, and a second is lost on that process when Ray ends.
+_FOR_OTHERS = ("start_api_server", "start_monitor", "start_log_monitor")
 
-    ``ray.init`` has no option for it. Where Ray's inside has changed, the process stays, and nothing else happens.
+
+@contextmanager
+def _what_a_job_needs() -> Iterator[None]:
+    """Inside, Ray starts without its API server, its autoscaler and its log monitor, which nobody looks at here.
+
+    Each is a Python process that takes a second of a CPU to start; ``ray.init`` waits for the first, ``ray.shutdown``
+    for the second, and neither has an option for them. Where Ray's inside has changed they start, and that is all.
     """
-    with suppress(AttributeError):
-        ray._private.worker.global_worker.node.kill_monitor(check_alive=False)  # noqa: SLF001 - see above
+    kept: dict[str, Any] = {}
+    with suppress(ImportError):
+        from ray._private.node import Node
+
+        kept = {name: getattr(Node, name) for name in _FOR_OTHERS if hasattr(Node, name)}
+        for name in kept:
+            setattr(Node, name, _starts_nothing)
+    try:
+        yield
+    finally:
+        for name, method in kept.items():
+            setattr(Node, name, method)
+
+
+def _starts_nothing(*_: object, **__: object) -> None:
+    pass
 
 
 def _connect(address: str) -> None:

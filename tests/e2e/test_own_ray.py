@@ -76,12 +76,13 @@ def said_by(code: str) -> Any:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def test_nothing_waits_for_an_autoscaler():
-    """Our own Ray has a raylet and a control service, and no process that would add nodes, which its end waits for."""
+def test_our_own_ray_has_what_a_job_needs():
+    """A raylet and a control service; no dashboard, autoscaler and log monitor, for which its start and end wait."""
     commands = said_by(OPENED)
     assert any("raylet/raylet" in command for command in commands)
     assert any("gcs_server" in command for command in commands)
-    assert not [command for command in commands if "autoscaler" in command]
+    for name in ("autoscaler", "dashboard/dashboard.py", "log_monitor.py"):
+        assert not [command for command in commands if name in command.partition("--")[0]], name
 
 
 @pytest.mark.skipif(bool(machine_gpus()), reason="Ray finds the GPUs that are there")
