@@ -21,6 +21,10 @@ _AGAIN = {408, 409, 429, 500, 502, 503, 504}
 _NOT_IMPLEMENTED = 501
 
 
+class _NoConditionsError(Exception):
+    """The store has no conditional writes."""
+
+
 def put_where_nothing_is(uri: str, content: bytes) -> bool:
     """Write an object if there is none.
 
@@ -36,11 +40,14 @@ def put_where_nothing_is(uri: str, content: bytes) -> bool:
         UserError: There is no such bucket, access was refused, or the store has no conditional writes.
         StorageError: The store failed, and may have carried the write out.
     """
-    return _put(uri, content, {"IfNoneMatch": "*"})
+    try:
+        return _put(uri, content, {"IfNoneMatch": "*"})
+    except _NoConditionsError as error:
+        raise UserError(f"{uri}: this store has no conditional writes ({error}); use one that has") from error
 
 
 def replace(uri: str, content: bytes, seen: str | None) -> bool:
-    """Write an object if what is there is still what was seen.
+    """Write an object if what is there is still what was seen; where a store has no such writes, it is looked at first.
 
     Args:
         uri: An ``s3://`` address.
@@ -51,9 +58,17 @@ def replace(uri: str, content: bytes, seen: str | None) -> bool:
         Whether the object that is there is this call's.
 
     Raises:
-        UserError, StorageError: As ``put_where_nothing_is``.
+        UserError: There is no such bucket, or access was refused.
+        StorageError: The store failed, and may have carried the write out.
     """
-    return put_where_nothing_is(uri, content) if seen is None else _put(uri, content, {"IfMatch": seen})
+    condition = {"IfNoneMatch": "*"} if seen is None else {"IfMatch": seen}
+    try:
+        return _put(uri, content, condition)
+    except _NoConditionsError:
+        if version_of(uri) != seen:
+            return False
+        storage.write_bytes(uri, content)
+        return True
 
 
 def version_of(uri: str) -> str | None:
@@ -90,7 +105,7 @@ def _put(uri: str, content: bytes, condition: dict[str, str]) -> bool:
             if _status(error) == _FAILED or _code(error) == "NoSuchKey":
                 return False
             if _status(error) == _NOT_IMPLEMENTED:
-                raise UserError(f"{uri}: this store has no conditional writes ({error}); use one that has") from error
+                raise _NoConditionsError(str(error)) from error
             raise
         return True
 

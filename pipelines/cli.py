@@ -7,9 +7,8 @@ import gc
 import os
 import sys
 from collections.abc import Callable, Sequence
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 # Looking for pydantic's plugins reads the metadata of every installed package: a tenth of the time to an answer.
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
@@ -17,7 +16,7 @@ os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 import typer
 
 from cnnjob.errors import UserError
-from pipelines import cli_cluster
+from pipelines import cli_cluster, cli_look
 from pipelines.command import (
     Conf,
     Date,
@@ -55,20 +54,9 @@ DemoSets = Annotated[
         "Repeatable.",
     ),
 ]
-PNG = Path("feature_maps.png")
-Confs = Annotated[list[Path], typer.Argument(metavar="CONF", help="YAML files.", show_default=False)]
 
 
-class SchemaKind(StrEnum):
-    """The kinds of config."""
-
-    PREPARE = "prepare"
-    TRAIN = "train"
-    SCORE = "score"
-    NIGHTLY = "nightly"
-    CLUSTER = "cluster"
-
-
+app.add_typer(cli_look.app)
 app.add_typer(cli_cluster.app)
 
 _SIGNALS = 128
@@ -89,13 +77,19 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 @app.command()
 def prepare(conf: Conf, sets: Sets = None, json: Json = False, debug: Debug = False) -> None:
-    """Turn a pile of images into a prepared data set: uint8, split, counted, sharded."""
+    """Turn a pile of images into a prepared data set.
+
+    It is uint8, split, counted and sharded, and its manifest says what is in it.
+    """
     run_command(_job(JobKind.PREPARE, conf, sets or ()), as_json=json, debug=debug)
 
 
 @app.command()
 def train(conf: Conf, sets: Sets = None, json: Json = False, debug: Debug = False) -> None:
-    """Train a classifier with DDP on all workers, evaluate it, register it in MLflow."""
+    """Train a classifier and register it in MLflow.
+
+    DDP on all workers; the weights of the best validation epoch are evaluated on the test split, exported and checked.
+    """
     run_command(_job(JobKind.TRAIN, conf, sets or ()), as_json=json, debug=debug)
 
 
@@ -109,7 +103,10 @@ def score(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Score one date's images, or the dates of a range that are missing, into a committed Parquet table."""
+    """Score a date's images into a table of Parquet files.
+
+    With --from and --to the dates of a range that have no scores yet. A date is published whole, or not at all.
+    """
 
     def missing(console: Console) -> object:
         if first is None or last is None or date is not None:
@@ -136,7 +133,10 @@ def score(
 
 @app.command()
 def nightly(conf: Conf, date: Date = None, sets: Sets = None, json: Json = False, debug: Debug = False) -> None:
-    """Score one date, then compare it with the training data; exit 1 if it drifted."""
+    """Score a date and compare it with the training data.
+
+    The exit code is 1 where it drifted.
+    """
     scoring = _job(JobKind.NIGHTLY, conf, sets or (), date)
 
     def job(console: Console) -> object:
@@ -151,9 +151,9 @@ def nightly(conf: Conf, date: Date = None, sets: Sets = None, json: Json = False
 
 @app.command()
 def promote(
-    model: Annotated[str, typer.Argument(help="Name of the registered model.")],
-    version: Annotated[str | None, typer.Option(help="Its version; by default the newest.")] = None,
-    alias: Annotated[str, typer.Option(help="The alias to point at it.")] = "champion",
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Name of the registered model.", show_default=False)],
+    version: Annotated[str | None, typer.Option(metavar="VERSION", help="Its version; by default the newest.")] = None,
+    alias: Annotated[str, typer.Option(metavar="ALIAS", help="The alias to point at it.")] = "champion",
     tracking: Tracking = "tracking",
     json: Json = False,
     debug: Debug = False,
@@ -172,13 +172,18 @@ def promote(
 
 @app.command()
 def demo(
-    folder: Annotated[Path, typer.Option("--dir", help="Where everything is written.")] = Path("cnnjob-demo"),
+    folder: Annotated[Path, typer.Option("--dir", metavar="DIR", help="Where everything is written.")] = Path(
+        "cnnjob-demo"
+    ),
     date: Date = None,
     sets: DemoSets = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Run the whole line on real images: prepare, train, promote, score."""
+    """Run the whole line on the handwritten digits.
+
+    They come with scikit-learn: prepare, train, promote, score, with the shipped confs and no network.
+    """
 
     def job(console: Console) -> object:
         from pipelines import demo as demo_job
@@ -188,115 +193,6 @@ def demo(
         return result
 
     run_command(job, as_json=json, debug=debug)
-
-
-@app.command()
-def trace(
-    conf: Annotated[Path | None, typer.Option("--config", help="Take the net from a train conf.")] = None,
-    preset: Annotated[str | None, typer.Option(help="Take a preset: default, simple, net or cnn64.")] = None,
-    model: Annotated[str | None, typer.Option(help="Take a registered model, such as models:/NAME@champion.")] = None,
-    tracking: Tracking = "tracking",
-    shape: Annotated[str | None, typer.Option(help="Channels x height x width of an image.")] = None,
-    classes: Annotated[int | None, typer.Option(help="Number of classes.")] = None,
-    image: Annotated[str | None, typer.Option(help="Run one picture, and show what each layer makes of it.")] = None,
-    png: Annotated[
-        Path | None, typer.Option(help="Where the picture's maps are drawn. Default: feature_maps.png.")
-    ] = None,
-    sets: Sets = None,
-    json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Show a net stage by stage: shapes, parameters, work; with --image, a picture on its way through it."""
-
-    def job(console: Console) -> object:
-        from pipelines import trace as trace_job
-
-        if sum(given is not None for given in (conf, preset, model)) > 1:
-            raise UserError("--config, --preset and --model each name a net; give one of them")
-        if sets and conf is None:
-            raise UserError("--set overrides keys of a train conf; give the conf with --config")
-        if png is not None and image is None:
-            raise UserError("--png is where the picture of --image is drawn; give --image")
-        if model is not None:
-            if shape is not None or classes is not None:
-                raise UserError("a registered model has its own shape and classes; leave --shape and --classes out")
-            net, bundle = trace_job.of_model(model, tracking_of(tracking))
-        else:
-            net, bundle = _net(conf, preset, sets or (), shape, classes), None
-        result = trace_job.run(net, image=image, bundle=bundle, png=png or PNG, console=console)
-        trace_job.show(result, console)
-        return result
-
-    run_command(job, as_json=json, debug=debug)
-
-
-def _net(conf: Path | None, preset: str | None, sets: Sequence[str], shape: str | None, classes: int | None) -> Any:
-    """The net of a conf or a preset, on images as given, else as the preset is usually drawn with."""
-    from cnnjob.config import kinds
-    from cnnjob.config.load import load_config
-    from cnnjob.config.train import ModelConfig
-    from cnnjob.models.presets import PRESETS, net_for
-
-    if conf:
-        model = kinds.load("train", conf, sets).model
-    else:
-        model = load_config(ModelConfig, {"preset": preset or "default"}, where="--preset")
-    usual = PRESETS[model.preset or "default"]
-    num_classes = usual.num_classes if classes is None else classes
-    return net_for(model, usual.shape if shape is None else _shape(shape), num_classes)
-
-
-@app.command()
-def check(
-    confs: Confs,
-    kind: Annotated[
-        SchemaKind | None,
-        typer.Option(help="What the files are. Default: the name of a file's folder, else what its keys fit."),
-    ] = None,
-    sets: Sets = None,
-    json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Check confs without touching a cluster, and report all mistakes of all files."""
-
-    def job(console: Console) -> object:
-        from cnnjob.config import kinds
-
-        problems, valid = [], []
-        for conf in confs:
-            try:
-                name = kind.value if kind else kinds.kind_of(conf)
-                kinds.load(name, conf, sets or ())
-                valid.append({"conf": str(conf), "kind": name})
-                console.say(f"{conf}: valid {name} config")
-            except UserError as error:
-                problems.append(str(error))
-        if problems:
-            raise UserError("\n".join(problems))
-        return {"valid": valid}
-
-    run_command(job, as_json=json, debug=debug)
-
-
-@app.command()
-def schema(
-    kind: Annotated[SchemaKind, typer.Argument(help="Which config.", show_default=False)],
-    as_yaml: Annotated[
-        bool, typer.Option("--yaml", help="Print a conf with every key, its default and what it means, for people.")
-    ] = False,
-) -> None:
-    """Print the JSON Schema of a config, for editors; or, with --yaml, all of its keys for people."""
-    import json
-
-    from cnnjob.config import kinds
-
-    model = kinds.kind(kind.value).model
-    if as_yaml:
-        from cnnjob.config.template import template
-
-        typer.echo(template(model), nl=False)
-    else:
-        typer.echo(json.dumps(model.model_json_schema(), indent=1))
 
 
 def main() -> None:
@@ -365,10 +261,3 @@ def _module(kind: JobKind) -> Any:
             from pipelines import nightly
 
             return nightly
-
-
-def _shape(text: str) -> tuple[int, int, int]:
-    parts = text.lower().split("x")
-    if len(parts) != 3 or not all(part.isdigit() and int(part) > 0 for part in parts):  # noqa: PLR2004 - C, H, W
-        raise UserError(f"--shape {text!r} should be CHANNELSxHEIGHTxWIDTH, such as 3x32x32")
-    return cast("tuple[int, int, int]", tuple(int(part) for part in parts))

@@ -27,12 +27,15 @@ app = typer.Typer()
 
 @app.command()
 def up(
-    conf: Annotated[Path | None, typer.Option("--config", help="A cluster conf.")] = None,
+    conf: Annotated[Path | None, typer.Option("--config", metavar="CONF", help="A cluster conf.")] = None,
     sets: Sets = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Start a Ray head on this machine: loopback, token authentication on."""
+    """Start a Ray head on this machine.
+
+    Its dashboard and jobs API listen on loopback, and it asks for a token.
+    """
 
     def job(console: Console) -> object:
         from pipelines import jobs
@@ -56,7 +59,7 @@ def down(state: State = DEFAULT_STATE, json: Json = False, debug: Debug = False)
 
 @app.command()
 def submit(
-    kind: Annotated[JobKind, typer.Argument(help="The job.")],
+    kind: Annotated[JobKind, typer.Argument(metavar="KIND", help="The job.", show_default=False)],
     conf: Conf,
     address: Address = DEFAULT_ADDRESS,
     sets: Sets = None,
@@ -66,7 +69,10 @@ def submit(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Submit a job to a Ray cluster through its jobs API."""
+    """Submit a job to a Ray cluster.
+
+    Through its jobs API: cnnjob's own code and the conf are sent along.
+    """
 
     def job(console: Console) -> object:
         from pipelines import jobs

@@ -65,17 +65,24 @@ class Console:
             self.note("  ".join(name.rjust(widths[name]) for name in cells))
         self.note("  ".join(text.rjust(widths[name]) for name, text in cells.items()))
 
-    def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-        """A finished table on standard output; nothing with ``--json``."""
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]], *, unbroken: Sequence[str] = ()) -> None:
+        """A finished table on standard output; nothing with ``--json``.
+
+        Args:
+            columns: The headings.
+            rows: With a cell for each column.
+            unbroken: Headings of the columns that stay on one line as long as others can be made narrower.
+        """
         self._close_bars()
         if self.as_json:
             return
         from rich import box
         from rich.console import Console as RichConsole
-        from rich.table import Table
+        from rich.table import Column, Table
         from rich.text import Text
 
-        drawn = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
+        headings = [Column(each, no_wrap=each in unbroken) for each in columns]
+        drawn = Table(*headings, box=box.SIMPLE_HEAD, pad_edge=False)
         for row in rows:
             # As text: the name of a class may look like Rich's markup.
             drawn.add_row(*(Text(_cell(value)) for value in row))

@@ -15,9 +15,18 @@ from cnnjob.data import job
 from cnnjob.data.manifest import Manifest
 from cnnjob.data.place import refuse_output, tidy
 from cnnjob.data.sources.open import open_source
+from cnnjob.data.sources.walk import EMPTY, HIDDEN, LITTER, SEEN
 from pipelines.console import Console
 
 SHOWN_CLASSES = 30
+
+_PASSED_OVER = {
+    LITTER: ("system file (such as .DS_Store)", "system files (such as .DS_Store)"),
+    HIDDEN: ("hidden folder", "hidden folders"),
+    EMPTY: ("empty folder", "empty folders"),
+    SEEN: ("link to a folder that is read anyway", "links to folders that are read anyway"),
+}
+"""What one, and what several, of a kind in ``PrepareResult.passed_over`` are called."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +71,7 @@ def run(config: PrepareConfig, console: Console) -> PrepareResult:
     rate, created = 0.0, manifest is None
     if manifest is None:
         with job.begin(config, source, console) as begun:
-            console.note(f"Preparing {len(begun.listing.rows):,} rows of {config.source.kind}")
+            console.note(f"Preparing {len(begun.listing.rows):,} rows from {config.source.uri or config.source.kind}")
             with session(Needs(data_cpus=1), console):
                 started = time.perf_counter()
                 manifest = job.run(begun, console)
@@ -87,7 +96,10 @@ def show(result: PrepareResult, console: Console) -> None:
     counted = ", ".join(f"{count:,} {split}" for split, count in result.rows.items())
     state = "Prepared" if result.created else "Nothing to do, already prepared:"
     console.say(f"{state} {result.dataset}: {counted} rows, {sum(result.refused.values())} refused")
-    console.say(f"fingerprint {result.fingerprint}, pictures in {result.contact_sheet}")
+    console.say(f"Fingerprint: {result.fingerprint}")
+    console.say(f"A look at it: {result.contact_sheet}")
+    if result.created:
+        console.say(f"Next: a train conf with `dataset: {result.dataset}`, then cnnjob train CONF")
 
 
 def _result(output: str, manifest: Manifest, *, created: bool, rate: float) -> PrepareResult:
@@ -123,6 +135,11 @@ def _remarks(result: PrepareResult) -> Iterator[str]:
         done = "dropped from" if "duplicate_image" in result.refused else "kept in"
         yield f"{count:,} pictures of {other} are also in {kept}; {done} {other} (split.duplicates)"
     if result.passed_over:
-        yield "Passed over: " + ", ".join(f"{count:,} {kind}" for kind, count in result.passed_over.items())
+        yield "Passed over: " + ", ".join(_in_words(kind, count) for kind, count in result.passed_over.items())
     if result.refused:
         yield f"The refused rows, with reason and uri: {result.refused_table}"
+
+
+def _in_words(kind: str, count: int) -> str:
+    one, several = _PASSED_OVER[kind]
+    return f"{count:,} {one if count == 1 else several}"

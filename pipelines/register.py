@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,7 +58,22 @@ def register(
         "config.yaml": dump_config(job.config).encode(),
     }
     runs.log_files(server, job.run_id, files)
-    return Finished(registry.register(server, job.run_id, job.config.model_name, bundle, example), test, parity)
+    tags, description = _said_of(test, best_epoch, job.config.name, job.manifest.fingerprint)
+    model = registry.register(
+        server, job.run_id, job.config.model_name, bundle, example, tags=tags, description=description
+    )
+    return Finished(model, test, parity)
+
+
+def _said_of(test: Mapping[str, Any], best_epoch: int, run: str, fingerprint: str) -> tuple[dict[str, str], str]:
+    """The tags and the description of a version: what somebody who compares two of them looks for."""
+    accuracy = f"{test['accuracy']:.4f}"
+    tags = {
+        registry.ACCURACY_TAG: accuracy,
+        registry.ROWS_TAG: str(test["rows"]),
+        registry.FINGERPRINT_TAG: fingerprint,
+    }
+    return tags, f"epoch {best_epoch} of run {run}: test accuracy {accuracy} on {test['rows']:,} rows"
 
 
 def figures_of_test(evaluation: Evaluation, class_names: Sequence[str]) -> dict[str, Any]:

@@ -43,6 +43,9 @@ from pipelines.score_checks import (
 )
 from pipelines.score_place import check_apart, check_form, check_ours, check_root
 
+_CLASSES_SHOWN = 10
+"""Of the rows by class, so that a result of a thousand classes is a line."""
+
 
 @dataclass(frozen=True)
 class ScoreResult:
@@ -63,6 +66,8 @@ class ScoreResult:
         stages: Seconds of ``scoring`` (with the start of Ray), ``verify`` and ``publish``.
         seconds: Wall time of the command's work.
         units: Units in the plan, and how many of them an earlier run had finished.
+        counts: Rows by predicted class.
+        quarantine: The table of the refused rows; empty where there are none.
     """
 
     output: str
@@ -78,6 +83,8 @@ class ScoreResult:
     seconds: float
     stages: dict[str, float]
     units: dict[str, int]
+    counts: dict[str, int]
+    quarantine: str
 
 
 @dataclass(frozen=True)
@@ -206,6 +213,18 @@ def show(result: ScoreResult | RangeResult, console: Console) -> None:
         f"{state} {result.rows:,} rows for {result.date} in {result.output}, {sum(result.refused.values()):,} refused"
         f"{f' ({refused})' if refused else ''}, model {result.model_name} version {result.model_version}{rate}"
     )
+    if result.rows:
+        console.say(f"Predicted: {_largest(result.counts)}")
+    if result.quarantine:
+        console.say(f"Refused rows: {result.quarantine}")
+
+
+def _largest(counts: dict[str, int]) -> str:
+    """The classes with most rows, largest first; those without a row are not named."""
+    found = sorted(((name, rows) for name, rows in counts.items() if rows), key=lambda each: each[1], reverse=True)
+    named = ", ".join(f"{name} ({rows:,})" for name, rows in found[:_CLASSES_SHOWN])
+    more = len(found) - _CLASSES_SHOWN
+    return named if more <= 0 else f"{named}, ... and {more:,} more"
 
 
 def _work(
@@ -339,6 +358,8 @@ _NOTHING_DONE: dict[str, Any] = {"images_per_s": 0.0, "images_per_s_steady": 0.0
 
 
 def _result(config: ScoreConfig, manifest: ScoresManifest, **figures: Any) -> ScoreResult:
+    table = Table(config.output, dt.date.fromisoformat(manifest.date))
+    quarantine = table.beside("quarantine", manifest.number, manifest.version) if manifest.refused else ""
     return ScoreResult(
         output=config.output,
         date=manifest.date,
@@ -347,5 +368,7 @@ def _result(config: ScoreConfig, manifest: ScoresManifest, **figures: Any) -> Sc
         version=manifest.version,
         model_name=manifest.model["name"],
         model_version=manifest.model["version"],
+        counts=dict(zip(manifest.class_names, manifest.counts, strict=True)),
+        quarantine=quarantine,
         **{**_NOTHING_DONE, "units": {"planned": len(manifest.parts), "reused": len(manifest.parts)}, **figures},
     )

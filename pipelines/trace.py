@@ -9,14 +9,18 @@ from typing import TYPE_CHECKING
 
 from cnnjob import storage
 from cnnjob.config.prepare import ImageConfig, LimitsConfig
-from cnnjob.errors import UserError
-from cnnjob.models.presets import net_of
+from cnnjob.config.train import TrainConfig
+from cnnjob.errors import CnnjobError, UserError
+from cnnjob.models.presets import PRESETS, net_for, net_of
 from cnnjob.models.spec import Net, Stage
 from cnnjob.models.trace import trace
 from pipelines.console import Console
 
 if TYPE_CHECKING:
     from cnnjob.models.bundle import Bundle
+
+Shape = tuple[int, int, int]
+"""Channels, height, width."""
 
 BATCH = 1000
 BAR_WIDTH = 40
@@ -55,6 +59,40 @@ class TraceResult:
     layers: tuple[LayerRange, ...] = ()
     probabilities: dict[str, float] = dataclasses.field(default_factory=dict)
     png: str | None = None
+
+
+def of_conf(config: TrainConfig, shape: Shape | None, num_classes: int | None, console: Console) -> Net:
+    """The net of a train conf, on images as given, else those of its data set.
+
+    Where that cannot be read, also because it is yet to be prepared, the usual ones are taken, and told.
+
+    Raises:
+        ModelError: There is no such net for these images.
+    """
+    if shape is not None and num_classes is not None:
+        return net_for(config.model, shape, num_classes)
+    found = _of_dataset(config.dataset)
+    if found is None:
+        usual = PRESETS[config.model.preset or "default"]
+        found = usual.shape, usual.num_classes
+        missing = {"--shape": _shape(usual.shape)} if shape is None else {}
+        missing |= {"--classes": f"{usual.num_classes} classes"} if num_classes is None else {}
+        console.note(
+            f"There is no prepared data set that can be read at {config.dataset}: "
+            f"assumed {' and '.join(missing.values())}; give {' and '.join(missing)}"
+        )
+    return net_for(config.model, shape or found[0], found[1] if num_classes is None else num_classes)
+
+
+def _of_dataset(dataset: str) -> tuple[Shape, int] | None:
+    """Shape and number of classes of a prepared data set; None where there is none, or it cannot be read."""
+    from cnnjob.data.manifest import read_manifest
+
+    try:
+        manifest = read_manifest(dataset)
+    except CnnjobError:
+        return None
+    return manifest.image.shape, len(manifest.class_names)
 
 
 def of_model(uri: str, tracking: str) -> tuple[Net, "Bundle"]:
@@ -153,7 +191,9 @@ def show(result: TraceResult, console: Console) -> None:
     ]
     console.table(["stage", "what it does", "in", "out", "parameters", "MFLOP an image"], rows)
     largest = max(math.prod(stage.shape_out) for stage in result.stages)
-    console.say(f"{result.parameters:,} parameters, {result.flops / 1e6:.2f} MFLOP an image, largest map {largest:,}")
+    console.say(
+        f"{result.parameters:,} parameters, {result.flops / 1e6:.2f} MFLOP an image, largest map {largest:,} numbers"
+    )
     if not result.layers:
         return
     ranges = [[layer.name, _shape(layer.shape), layer.smallest, layer.mean, layer.largest] for layer in result.layers]

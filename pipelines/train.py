@@ -7,6 +7,7 @@ graph against the net on real rows, and register the bundle.
 """
 
 import dataclasses
+import shlex
 import time
 import uuid
 from collections.abc import Iterator
@@ -20,10 +21,11 @@ from cnnjob.config.load import dump_config
 from cnnjob.config.train import TrainConfig
 from cnnjob.data.manifest import Manifest, read_manifest
 from cnnjob.errors import (
+    CnnjobError,
     ConfigError,
     Mistake,
     ModelError,
-    OvertakenError,
+    StorageError,
     TrackingError,
     TrainingError,
 )
@@ -36,9 +38,11 @@ from cnnjob.tracking.server import Server, connect, resolved_uri
 from cnnjob.training import driver, journal
 from cnnjob.training.evaluation import from_plain
 from cnnjob.training.feed import FeedChoice, feed_of
+from cnnjob.training.metrics import wilson
 from cnnjob.training.observations import observations
 from cnnjob.training.order import num_steps
-from cnnjob.training.state import RunState, alone, begun, open_run, save_run
+from cnnjob.training.state import RunState, alone, begun, open_run, run_id_of, save_run
+from cnnjob.training.stop import check_ours, is_taken, take_up
 from cnnjob.training.worker import TrainJob
 from cnnjob.versions import git_commit
 from pipelines import training_trace
@@ -47,6 +51,8 @@ from pipelines.console import Console
 from pipelines.register import TEST_METRICS, figures_of_test, register
 
 EPOCH_KEYS = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "images_per_s", "first_batch_s")
+FEW_TEST_ROWS = 1000
+"""With so many an accuracy of 0.9 is known to 0.02, either way, at 95 %; with fewer that is worth telling."""
 
 
 @dataclass(frozen=True)
@@ -113,12 +119,13 @@ def run(config: TrainConfig, console: Console) -> TrainResult:
             marks["mlflow"] = time.time() - began
             threads = driver.threads_of(config.cpus_per_worker)
             job = TrainJob(config, manifest, net, run_folder, state.run_id, threads, began, marks, uuid.uuid4().hex)
-            with _told_to_mlflow(server, state.run_id):
+            take_up(run_folder, job.attempt)
+            with _told_to_mlflow(server, job):
                 console.note(f"Feed: {feed.kind}; {feed.reason}")
                 entries = _train(job, server, console)
                 result = _finish(job, server, entries, feed)
-    runs.end_run(server, state.run_id, "FINISHED")
-    save_run(run_folder, dataclasses.replace(state, result=dataclasses.asdict(result)))
+            runs.end_run(server, state.run_id, "FINISHED")
+            save_run(run_folder, dataclasses.replace(state, result=dataclasses.asdict(result)))
     return result
 
 
@@ -132,10 +139,16 @@ def _finished(state: RunState | None, config: TrainConfig) -> TrainResult | None
 
 
 def _is_there(result: TrainResult, uri: str) -> bool:
-    """Whether MLflow has the run and the model of a result; where it does not answer, nobody has removed them."""
+    """Whether MLflow has the run and the model of a result; where it does not answer, nobody has removed them.
+
+    A command that came after, to register it under another name, and was ended has left the run as ended too.
+    """
     try:
         server = connect(uri)
-        return runs.is_there(server, result.run_id) and is_registered(server, result.model_name, result.model_version)
+        if not runs.is_there(server, result.run_id):
+            return False
+        runs.end_as_finished(server, result.run_id)
+        return is_registered(server, result.model_name, result.model_version)
     except ModelError:
         return False
     except TrackingError:
@@ -143,34 +156,75 @@ def _is_there(result: TrainResult, uri: str) -> bool:
 
 
 def show(result: TrainResult, console: Console) -> None:
-    """The result for people: how the training went, and what the test split says."""
+    """The result for people: how the training went, what the test split says, and what comes next."""
     if not result.created:
         console.say("Nothing to do: the run of this name is finished, with this config and these data")
     training_trace.show(result.epochs, result.test, console)
     test = result.test
     console.say(
         f"Registered {result.model_name} version {result.model_version} (epoch {result.best_epoch}): "
-        f"test accuracy {test['accuracy']:.4f}, loss {test['loss']:.4f}, {test['rows']:,} rows"
+        f"test accuracy {_with_interval(test)}, loss {test['loss']:.4f}, {test['rows']:,} rows"
     )
+    version = f" --version {result.model_version}" * (not result.created)
+    tracking = shlex.quote(_as_configured(result.tracking_uri))
+    console.say(f"Next: cnnjob promote {result.model_name}{version} --tracking {tracking}")
+    if command := _ui_command(result.tracking_uri):
+        console.say(f"MLflow UI: {command}")
+
+
+def _with_interval(test: dict[str, Any]) -> str:
+    """The accuracy; where there are few rows, with what they say of others."""
+    accuracy, rows = test["accuracy"], test["rows"]
+    if rows >= FEW_TEST_ROWS:
+        return f"{accuracy:.4f}"
+    low, high = wilson(accuracy, rows)
+    return f"{accuracy:.4f} ({low:.3f} to {high:.3f} at 95 %)"
+
+
+def _as_configured(tracking_uri: str) -> str:
+    """The folder that a conf would name, where MLflow's address is that of a folder's file."""
+    folder = tracking_uri.removeprefix("sqlite:///").removesuffix("/mlflow.db")
+    return folder if resolved_uri(folder) == tracking_uri else tracking_uri
+
+
+def _ui_command(tracking_uri: str) -> str | None:
+    """The command that opens the MLflow UI on a file of this machine; a server has a UI of its own."""
+    if not tracking_uri.startswith("sqlite"):
+        return None
+    try:
+        return connect(tracking_uri).ui_command
+    except CnnjobError:
+        # The work is done; a store that does not open just now is no reason to fail.
+        return None
 
 
 @contextmanager
-def _told_to_mlflow(server: Server, run_id: str) -> Iterator[None]:
-    """Where the work ends early, the run in MLflow ends too: FAILED or KILLED, with the reason."""
+def _told_to_mlflow(server: Server, job: TrainJob) -> Iterator[None]:
+    """Where the work ends early, the run in MLflow ends too: FAILED or KILLED, with the reason.
+
+    Raises:
+        OvertakenError: It failed for whatever reason while another command had the run.
+    """
     try:
         yield
-    except OvertakenError:
-        # The run is another command's now.
-        raise
     except Exception as error:
-        with suppress(TrackingError):
-            runs.end_run(server, run_id, "FAILED", reason=str(error))
+        _end_early(server, job, "FAILED", str(error))
+        with suppress(StorageError):
+            # Files that one of the two has removed may be what the other failed for.
+            check_ours(job.run_folder, job.attempt)
         raise
     except BaseException as error:
         by = interrupt.received()
-        with suppress(TrackingError):
-            runs.end_run(server, run_id, "KILLED", reason=by.name if by else type(error).__name__)
+        _end_early(server, job, "KILLED", by.name if by else type(error).__name__)
         raise
+
+
+def _end_early(server: Server, job: TrainJob, status: str, reason: str) -> None:
+    """End the run in MLflow, unless it is another command's by now."""
+    with suppress(TrackingError, StorageError):
+        if is_taken(job.run_folder, job.attempt) and run_id_of(job.run_folder) == job.run_id:
+            return
+        runs.end_run(server, job.run_id, status, reason=reason)
 
 
 def _needs(config: TrainConfig, manifest: Manifest) -> Needs:
@@ -221,10 +275,11 @@ def _train(job: TrainJob, server: Server, console: Console) -> list[dict[str, An
             else:
                 values = {key: entry[key] for key in EPOCH_KEYS[1:]}
                 step = entry["epoch"]
-                console.row("epochs", {key: entry[key] for key in EPOCH_KEYS})
+                console.row("epochs", training_trace.live(entry))
             metrics.put(values, step=step, timestamp_ms=entry["timestamp_ms"])
 
         driver.fit(job, worker_environment(), on_entry)
+    check_ours(job.run_folder, job.attempt)
     _check_ended(job, events)
     epochs = sum(entry["kind"] == journal.EPOCH for entry in entries)
     if epochs < job.config.num_epochs:

@@ -47,8 +47,9 @@ def run_in_mlflow(config: TrainConfig) -> tuple[MlflowClient, Any]:
 def assert_one_point_a_step(config: TrainConfig) -> None:
     """Each metric has one point for each epoch, and what is told at the end one in all."""
     client, run = run_in_mlflow(config)
+    epochs = config.num_epochs
     assert run.info.status == "FINISHED"
     for name in run.data.metrics:
         steps = [point.step for point in client.get_metric_history(run.info.run_id, name)]
         once = name.startswith("test") or name == "best_epoch"
-        assert steps == ([EPOCHS] if once else list(range(1, EPOCHS + 1))), name
+        assert steps == ([epochs] if once else list(range(1, epochs + 1))), name

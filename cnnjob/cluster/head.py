@@ -1,4 +1,4 @@
-"""A Ray head on this machine for development: loopback only, token authentication on, ended by its own id.
+"""A Ray head on this machine for development: dashboard and jobs API on loopback, with a token, ended by its own id.
 
 The token and the head's process id lie in a folder that only their owner can read. ``ray stop`` would end every
 Ray of the user; here only the process group that was started is ended. A number alone outlives a restart of the machine

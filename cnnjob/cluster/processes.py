@@ -1,16 +1,13 @@
 """Processes of this machine, as ``/proc`` has them: those that this one has brought about, and ending them."""
 
+import importlib.util
 import os
 import signal
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-
-import ray
-
-_RAY = os.fsencode(Path(ray.__file__).parent) + b"/"
-"""The folder of Ray's programs."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +59,16 @@ def is_of_ray(process: Process) -> bool:
         command = Path(f"/proc/{process.pid}/cmdline").read_bytes()
     except OSError:
         return False
-    return command.startswith(b"ray::") or any(part.startswith(_RAY) for part in command.split(b"\0"))
+    return command.startswith(b"ray::") or any(part.startswith(_rays_folder()) for part in command.split(b"\0"))
+
+
+@cache
+def _rays_folder() -> bytes:
+    """The folder of Ray's programs, found without importing it."""
+    found = importlib.util.find_spec("ray")
+    assert found is not None, "it is a dependency"
+    assert found.origin is not None, "it is a package"
+    return os.fsencode(Path(found.origin).parent) + b"/"
 
 
 def end(processes: Iterable[Process]) -> None:

@@ -10,6 +10,7 @@ import logging
 import math
 import os
 import secrets
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -258,7 +259,7 @@ def _start_local(needs: Needs) -> None:
     _others = descendants()
     # The logical CPUs of our own Ray: what workers reserve plus what data tasks need, so neither starves.
     logical = max(machine_cpus(), math.ceil(needs.cpus) + needs.data_cpus)
-    with _what_a_job_needs():
+    with _what_a_job_needs(), _sigterm_kept():
         ray.init(
             address="local",
             num_cpus=logical,
@@ -267,6 +268,17 @@ def _start_local(needs: Needs) -> None:
             logging_level=logging.ERROR,
             configure_logging=True,
         )
+
+
+@contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """While Ray starts it has SIGTERM already, and ends the process by the number of the signal alone."""
+    try:
+        yield
+    except SystemExit as ended:
+        if ended.code == signal.SIGTERM:
+            interrupt.end(signal.SIGTERM)
+        raise
 
 
 _FOR_OTHERS = ("start_api_server", "start_monitor", "start_log_monitor")

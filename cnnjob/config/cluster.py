@@ -11,14 +11,14 @@ _WORKER_PORTS = range(10_002, 20_000)
 
 
 class ClusterConfig(Config):
-    """A Ray head on this machine, for development: loopback only, token authentication on."""
+    """A Ray head on this machine, for development: dashboard and jobs API on loopback, with a token."""
 
     num_cpus: int | None = Field(default=None, ge=1, le=4096)
     """CPUs that the head offers to jobs. Default: one more than the machine has, for the tasks that a job runs beside
     its workers."""
 
     port: int = Field(default=6379, ge=1024, le=65_535)
-    """Port of the head's control service (GCS), on 127.0.0.1."""
+    """Port of the head's control service (GCS), which asks for the token."""
 
     dashboard_port: int = Field(default=8265, ge=1024, le=65_535)
     """Port of the dashboard and of the jobs API, on 127.0.0.1."""

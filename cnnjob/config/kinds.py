@@ -1,6 +1,7 @@
 """The kinds of config by name: which model validates a file, and with which rules."""
 
-from collections.abc import Callable, Iterator, Sequence
+import shlex
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any, Literal, get_args
 
 from cnnjob.config.base import RULES_ATTRIBUTE, Config, rule
 from cnnjob.config.load import load_config, read_yaml
-from cnnjob.errors import ConfigError, Mistake
+from cnnjob.errors import ConfigError, Mistake, UserError
 
 Rule = Callable[..., Iterator[str]]
 KindName = Literal["prepare", "train", "score", "nightly", "cluster"]
@@ -52,29 +53,50 @@ def load(name: KindName, path: Path, overrides: Sequence[str] = ()) -> Any:
     """The validated config of a kind from ``path`` with ``--set`` overrides on top.
 
     Raises:
+        UserError: There is no such file, or it is a config of another kind.
         ConfigError: With all mistakes at once.
     """
-    known = kind(name)
-    return load_config(known.model, read_yaml(path), where=str(path), overrides=overrides, rules=known.rules)
+    known, values = kind(name), read_yaml(path)
+    try:
+        return load_config(known.model, values, where=str(path), overrides=overrides, rules=known.rules)
+    except ConfigError as error:
+        other = _best_fit(values)
+        if other is None or other == name or not _is_whole(other, values) or _is_whole(name, values):
+            raise
+        command = "up --config" if other == "cluster" else other
+        raise UserError(f"{path} is a {other} conf; run: cnnjob {command} {shlex.quote(str(path))}") from error
 
 
 def kind_of(path: Path) -> KindName:
     """The kind of a file: its folder's name (``conf/train/x.yaml``), else the one its keys fit best.
 
     Raises:
-        ConfigError: The file cannot be read, or its keys fit no kind.
+        UserError: There is no such file.
+        ConfigError: It cannot be read, or its keys fit no kind.
     """
     for name in NAMES:
         if path.absolute().parent.name == name:
             return name
-    keys = set(read_yaml(path))
-    fits = {name: len(keys & set(kind(name).model.model_fields)) for name in NAMES}
-    best = max(NAMES, key=lambda name: fits[name])
-    if fits[best] == 0:
+    best = _best_fit(read_yaml(path))
+    if best is None:
         raise ConfigError(
             str(path), [Mistake("file", f"its keys fit no kind of config; give --kind {'|'.join(NAMES)}")]
         )
     return best
+
+
+def _best_fit(keys: Iterable[str]) -> KindName | None:
+    """The kind that has most of the keys; None where no kind has any."""
+    fits = {name: len(set(keys) & set(kind(name).model.model_fields)) for name in NAMES}
+    best = max(NAMES, key=lambda name: fits[name])
+    return best if fits[best] else None
+
+
+def _is_whole(name: KindName, keys: Iterable[str]) -> bool:
+    """Whether there is a key of a kind among the keys, and none of those that it needs is missing."""
+    fields = kind(name).model.model_fields
+    needed = {key for key, field in fields.items() if field.is_required()}
+    return needed <= set(keys) and not set(keys).isdisjoint(fields)
 
 
 def _below(prefix: str, rules: Sequence[Rule]) -> tuple[Rule, ...]:

@@ -17,12 +17,20 @@ import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from cnnjob.config.base import RULES_ATTRIBUTE, Config
-from cnnjob.errors import ConfigError, Mistake
+from cnnjob.errors import ConfigError, Mistake, UserError
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 
 MAX_CONFIG_BYTES = 1 << 20
 """A config is a page of text; a file above 1 MiB is something else, and is not parsed."""
+
+PATTERNS = {
+    r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$": (
+        "letters, digits, dots, hyphens and underscores, without spaces: at most 100, the first a letter or a digit"
+    ),
+    r"^models:/[^@/]+(@[^@/]+|/[0-9]+)$": "models:/NAME@ALIAS or models:/NAME/VERSION",
+}
+"""The patterns of all configs in words, which people are told instead."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -65,12 +73,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Read one config file.
 
     Raises:
-        ConfigError: No such file, too large, not YAML, or not a mapping of keys to values.
+        UserError: There is no such file.
+        ConfigError: It cannot be read, is too large, not YAML, or not a mapping of keys to values.
     """
     where = str(path)
     try:
         with path.open("rb") as file:
             text = file.read(MAX_CONFIG_BYTES + 1)
+    except FileNotFoundError as error:
+        raise UserError(f"{where} does not exist; give the path of a conf") from error
     except OSError as error:
         raise ConfigError(where, [Mistake("file", f"cannot be read: {error.strerror}")]) from error
     if len(text) > MAX_CONFIG_BYTES:
@@ -214,8 +225,11 @@ def _wanted(model: type[BaseModel], loc: Sequence[Any], detail: Any) -> str:
     section = _model_at(model, loc)
     if section is not None and kind in ("model_type", "tuple_type"):
         fields = section.model_fields
-        first = " and ".join(sorted(fields, key=lambda name: not fields[name].is_required())[:2])
-        return f"it should be {'a list of ' if kind == 'tuple_type' else ''}keys such as {first}"
+        first = sorted(fields, key=lambda name: not fields[name].is_required())[:2]
+        choices = "".join(f"; {name} is {_or(found)}" for name in first if (found := _choices(fields[name].annotation)))
+        return f"it should be {'a list of ' if kind == 'tuple_type' else ''}keys such as {' and '.join(first)}{choices}"
+    if kind == "string_pattern_mismatch":
+        return f"it should be {PATTERNS[detail['ctx']['pattern']]}"
     if kind == "tuple_type":
         length = _length(_field_at(model, loc))
         each = value if isinstance(value, int | float) or (isinstance(value, str) and value.isalnum()) else "a"
@@ -227,6 +241,21 @@ def _wanted(model: type[BaseModel], loc: Sequence[Any], detail: Any) -> str:
         return "it should be YYYY-MM-DD"
     message = str(detail["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
     return re.sub(r"^(Input|String|Tuple) should", "it should", message.replace(" after validation", ""))
+
+
+def _choices(annotation: Any) -> list[str]:
+    """The words that a key may have as its value; none where it may have others."""
+    if typing.get_origin(annotation) is typing.Literal:
+        return [str(word) for word in typing.get_args(annotation)]
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        parts = [part for part in typing.get_args(annotation) if part is not type(None)]
+        return _choices(parts[0]) if len(parts) == 1 else []
+    return []
+
+
+def _or(words: Sequence[str]) -> str:
+    *others, last = words
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def _length(field: Any) -> int | None:
@@ -300,7 +329,8 @@ def _lenient(model: type[BaseModel], raw: Any, wanted: set[str], prefix: str = "
         inner = _submodel(field.annotation)
         if inner is not None and any(each.startswith(f"{key}.") for each in wanted):
             below = given[name] if name in given else default.model_dump() if isinstance(default, BaseModel) else None
-            if below is not None:
+            # What is no section is a mistake of its own, and nothing is known of the keys below it.
+            if isinstance(below, Mapping):
                 yield from _lenient(inner, below, wanted, f"{key}.")
 
 

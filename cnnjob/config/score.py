@@ -1,6 +1,7 @@
 """Every knob of ``cnnjob score``: which images, which model, the table of one date."""
 
 import datetime as dt
+import re
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
@@ -13,9 +14,12 @@ OWN_COLUMNS = ("id", "prediction", "confidence", "probabilities", "model_name", 
 """What a table of scores calls its own."""
 
 
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
+
+
 def _as_written(date: object) -> object:
-    """A number is no date, which pydantic would take for seconds since 1970."""
-    if isinstance(date, int | float) or (isinstance(date, str) and date.strip().isdigit()):
+    """Only what is written as a date is one: pydantic would take a number for seconds since 1970."""
+    if not isinstance(date, dt.date) and not (isinstance(date, str) and _DATE.fullmatch(date)):
         raise ValueError("it should be YYYY-MM-DD")
     return date
 

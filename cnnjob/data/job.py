@@ -23,10 +23,12 @@ from cnnjob.data.contact_sheet import draw_contact_sheet
 from cnnjob.data.manifest import Image, Manifest, Split, Statistics, fingerprint_of, read_manifest
 from cnnjob.data.place import Place, open_place
 from cnnjob.data.plan import DatasetPlan, plan_dataset
-from cnnjob.data.reach import any_within_reach, may_return
+from cnnjob.data.reach import any_within_reach
+from cnnjob.data.remedies import commonest, remedy
 from cnnjob.data.shards import WrittenShard, write_shard
 from cnnjob.data.sources.base import Listing, Source, Unit, check_unchanged, cut_units
 from cnnjob.data.sources.files import listed_sizes
+from cnnjob.data.sources.folder import too_few_classes
 from cnnjob.data.spread import spread
 from cnnjob.data.staging import StagedUnit, stage_unit, write_listing
 from cnnjob.data.statistics import PixelCounts
@@ -68,17 +70,33 @@ def current(config: PrepareConfig, source: Source) -> Manifest | None:
     manifest = _published(config, source)
     if manifest is None or not _is_whole(config.output, manifest):
         return None
-    return None if _is_mended(config.output, manifest) else manifest
+    refused = storage.join(config.output, manifest.refused_table)
+    return None if any_within_reach(manifest.refused, refused) else manifest
 
 
 def _published(config: PrepareConfig, source: Source) -> Manifest | None:
     """What this source and config made, whole or not."""
+    manifest = _manifest_at(config.output)
+    return None if manifest is None or _difference(manifest, config, source.digest()) else manifest
+
+
+def _manifest_at(output: str) -> Manifest | None:
     try:
-        manifest = read_manifest(config.output)
+        return read_manifest(output)
     except (UserError, IntegrityError):
         return None
-    is_ours = manifest.config == _config_of(config) and manifest.source.get("digest") == source.digest()
-    return manifest if is_ours else None
+
+
+def _difference(manifest: Manifest, config: PrepareConfig, digest: str) -> str:
+    """How a data set was prepared otherwise than a config asks for now; empty where it was not."""
+    before, now = manifest.config, _config_of(config)
+    if _but_uri(before) != _but_uri(now):
+        return "with another conf"
+    return "" if before == now and manifest.source.get("digest") == digest else "from another input"
+
+
+def _but_uri(config: dict[str, Any]) -> dict[str, Any]:
+    return {**config, "source": {**config.get("source", {}), "uri": None}}
 
 
 def _is_whole(output: str, manifest: Manifest) -> bool:
@@ -90,14 +108,6 @@ def _is_whole(output: str, manifest: Manifest) -> bool:
     return all(storage.size(storage.join(output, shard.path)) == shard.bytes for shard in shards)
 
 
-def _is_mended(output: str, manifest: Manifest) -> bool:
-    """Whether a picture that was gone or closed when a data set was prepared can be read now."""
-    if not may_return(manifest.refused):
-        return False
-    content = storage.read_bytes(storage.join(output, manifest.refused_table))
-    return any_within_reach(pq.read_table(pa.BufferReader(content)).to_pylist())
-
-
 @contextmanager
 def begin(config: PrepareConfig, source: Source, progress: Progress) -> Iterator[Job]:
     """List the source and check what can be known before an image is read.
@@ -107,19 +117,18 @@ def begin(config: PrepareConfig, source: Source, progress: Progress) -> Iterator
 
     Raises:
         DatasetError: The source is missing or damaged, has no rows, one class only, or two rows of one id.
-        JobError: The same job is at work right now.
+        JobError: The same job is at work right now, on this disk.
+        OvertakenError: On an object store, another job has published meanwhile.
     """
-    digest, before = source.digest(), _published(config, source)
-    # Prepared once more, as when a picture has come back, it has other files: on an object store those that are
-    # published stay under their names until then.
-    again = [before.fingerprint] if before else []
-    key = storage.digest_of([_config_of(config), digest, _versions(), *again])[:12]
+    digest = source.digest()
+    key = storage.digest_of([_config_of(config), digest, _versions()])[:12]
     with open_place(config.output, key) as place:
         listing = source.listing(storage.join(place.staging, "unpacked"))
-        _check_listing(listing)
-        if listing.passed_over:
-            counted = ", ".join(f"{count} {kind}" for kind, count in listing.passed_over.items())
-            progress.note(f"Passed over: {counted}")
+        _check_listing(config, listing)
+        before = _manifest_at(config.output)
+        difference = _difference(before, config, digest) if before else ""
+        if difference:
+            progress.note(f"Replacing the data set in {config.output}, which was prepared {difference}")
         yield Job(config, listing, digest, place)
 
 
@@ -144,7 +153,7 @@ def run(job: Job, progress: Progress) -> Manifest:
     return manifest
 
 
-def _check_listing(listing: Listing) -> None:
+def _check_listing(config: PrepareConfig, listing: Listing) -> None:
     rows = listing.rows
     ids = rows.column(ID)
     if pc.count_distinct(ids).as_py() < len(rows):
@@ -154,13 +163,18 @@ def _check_listing(listing: Listing) -> None:
             f"the source has {len(twice)} ids that more than one row has: {', '.join(sorted(twice.to_pylist())[:10])}. "
             f"Ids name rows in every later table, so they must be unique; nothing was written."
         )
-    _check_classes(pc.unique(rows.column(LABEL).drop_null()).to_pylist(), listing.class_names)
-
-
-def _check_classes(labels: Sequence[int], class_names: Sequence[str]) -> None:
+    labels = pc.unique(rows.column(LABEL).drop_null()).to_pylist()
     if len(labels) < 2:  # noqa: PLR2004 - nothing to tell apart
-        found = f"only the class {class_names[labels[0]]!r}" if len(labels) else "no class"
-        raise DatasetError(f"the source has rows of {found}; a classifier needs at least two. Nothing was written.")
+        names = [listing.class_names[label] for label in labels]
+        raise DatasetError(f"{_too_few_classes(config, names)} Nothing was written.")
+
+
+def _too_few_classes(config: PrepareConfig, names: Sequence[str]) -> str:
+    """What is wrong where rows have so few classes, in the words of the source."""
+    if config.source.kind == "folder":
+        return too_few_classes(str(config.source.uri), names, is_given=config.split.method == "given")
+    found = f"only the class {names[0]!r}" if names else "no class"
+    return f"the source has rows of {found}; a classifier needs at least two."
 
 
 def _stage(job: Job, progress: Progress) -> list[StagedUnit]:
@@ -236,22 +250,25 @@ def _check_refused(job: Job, units: list[StagedUnit]) -> None:
     refused = [row for unit in sorted(units, key=lambda unit: unit.number) for row in unit.refused]
     rows, bound = len(job.listing.rows), job.config.limits.max_refused_share
     if len(refused) > bound * rows:
-        first = refused[0]
+        alternative = " Or raise limits.max_refused_share, and such rows are left out." if len(refused) < rows else ""
         raise RefusedRowsError(
-            f"{len(refused)} of {rows} rows were refused ({_counted(refused)}), such as {first[URI]}: {first[DETAIL]}. "
-            f"That is more than limits.max_refused_share ({bound}) allows: mend or remove them, or raise it. "
-            f"Nothing was written."
+            f"{_told(refused, rows)}. That is more than limits.max_refused_share ({bound}) allows, so nothing was "
+            f"written. {remedy(commonest(refused)[REASON], job.config)}.{alternative}"
         )
     labels = np.unique(np.concatenate([unit.labels for unit in units])).tolist()
     if refused and len(labels) < 2:  # noqa: PLR2004 - told with the reasons
         raise DatasetError(
-            f"after {len(refused)} of {rows} rows were refused ({_counted(refused)}), such as {refused[0][URI]}: "
-            f"{refused[0][DETAIL]}, no two classes are left to tell apart. Nothing was written."
+            f"{_told(refused, rows)}. No two classes are left to tell apart, so nothing was written. "
+            f"{remedy(commonest(refused)[REASON], job.config)}."
         )
 
 
-def _counted(refused: Sequence[dict[str, str]]) -> str:
-    return ", ".join(f"{count} {reason}" for reason, count in _by_reason(refused).items())
+def _told(refused: Sequence[dict[str, str]], rows: int) -> str:
+    """How many rows were refused, why, and an example of the commonest reason."""
+    counted = ", ".join(f"{count} {reason}" for reason, count in _by_reason(refused).items())
+    example = commonest(refused)
+    where = example[URI] or example[ID]
+    return f"{len(refused)} of {rows} rows were refused ({counted}), such as {where}: {example[DETAIL]}"
 
 
 def _by_reason(refused: Sequence[dict[str, str]]) -> dict[str, int]:

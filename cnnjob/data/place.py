@@ -10,6 +10,7 @@ disk when it begins, on an object store, where nothing tells the dead from the l
 import glob
 import re
 import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -73,16 +74,20 @@ class Place:
             storage.write_json(where, document)
             local_disk.publish_folder(storage.local_path(self.folder), storage.local_path(self.output))
             return
-        there = set(storage.list_files(self.output))
+        # Listed before: what comes after the manifest is a later job's.
+        there, stagings = set(storage.list_files(self.output)), _other_stagings(self)
         if not manifest.files <= there:
             raise _overtaken(self.output)
         if not _is_s3(self.output):
             storage.write_json(where, document)
         elif not conditional.replace(where, storage.json_bytes(document), self.seen):
             raise _overtaken(self.output)
-        for name in sorted(there - manifest.files - {MANIFEST}):
-            storage.remove(storage.join(self.output, name))
-        _remove_others(self)
+        # What cannot be removed now the next job removes.
+        with suppress(CnnjobError):
+            for name in sorted(there - manifest.files - {MANIFEST}):
+                storage.remove(storage.join(self.output, name))
+            for staging in stagings:
+                storage.remove(staging)
 
 
 def refuse_output(output: str, source: str | None) -> None:
@@ -171,7 +176,8 @@ def open_place(output: str, key: str) -> Iterator[Place]:
             yield place
         return
     seen = conditional.version_of(storage.join(output, MANIFEST)) if _is_s3(output) else None
-    place = Place(output, staging, output, f"-{key}", seen)
+    # No two tries write to the same file: another one's may be published already.
+    place = Place(output, staging, output, f"-{uuid.uuid4().hex[:12]}", seen)
     try:
         yield place
     except BaseException as error:
@@ -183,7 +189,8 @@ def open_place(output: str, key: str) -> Iterator[Place]:
             # Another job took what it found beside its own for leftovers: this one may have failed for that.
             raise _overtaken(output) from error
         raise
-    storage.remove(staging)
+    with suppress(CnnjobError):
+        storage.remove(staging)
 
 
 @contextmanager
@@ -253,8 +260,10 @@ def _is_overtaken(place: Place) -> bool:
     """Whether another job has published since this one began, as far as the store tells."""
     if not _is_s3(place.output):
         return False
+    where = storage.join(place.output, MANIFEST)
     with suppress(CnnjobError):
-        return conditional.version_of(storage.join(place.output, MANIFEST)) != place.seen
+        # It may be this job's own, also where the answer to its writing got lost.
+        return conditional.version_of(where) != place.seen and place.tag not in storage.read_bytes(where).decode()
     return False
 
 
@@ -269,19 +278,18 @@ def _is_s3(uri: str) -> bool:
     return uri.startswith("s3://")
 
 
-def _remove_others(place: Place) -> None:
-    """Remove what other jobs for the same output left on an object store, or are at: they come too late now."""
+def _other_stagings(place: Place) -> list[str]:
+    """What other jobs for the same output left beside it on an object store, or are at: they come too late now."""
     parent, mark = storage.parent(place.output), _mark(place.output)
     filesystem, path = storage.resolve(parent)
     with storage.told(parent):
         beside = filesystem.get_file_info(pafs.FileSelector(path, allow_not_found=True))
-    for info in beside:
-        if info.base_name.startswith(mark) and storage.join(parent, info.base_name) != place.staging:
-            storage.remove(storage.join(parent, info.base_name))
+    found = [storage.join(parent, info.base_name) for info in beside if info.base_name.startswith(mark)]
+    return [uri for uri in found if uri != place.staging]
 
 
 def _remove_unpublished(place: Place) -> None:
-    """Remove what this job left in an output on an object store and no manifest names.
+    """Remove what this try left in an output on an object store and no manifest names.
 
     Where there is a manifest that cannot be read, all stays: what it names is not known.
     """

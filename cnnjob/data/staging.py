@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from cnnjob import storage
+from cnnjob import exclusive, storage
 from cnnjob.config.prepare import PrepareConfig
 from cnnjob.data.decode import Refusal, canonical
 from cnnjob.data.formats.encoded import decode
@@ -109,7 +109,8 @@ def stage_unit(
         StorageError: The storage failed, after bounded retries.
     """
     uri = staged_uri(folder, unit.number)
-    if storage.exists(uri):
+    is_new = not storage.exists(uri)
+    if not is_new:
         # One that a failing disk has damaged is staged anew, and one of other rows under the same number.
         with suppress(pa.ArrowInvalid, KeyError):
             index = read_index(uri, unit.number)
@@ -135,7 +136,7 @@ def stage_unit(
     chosen = np.array(kept, dtype=np.int64)
     table = _staged_table(rows.take(pa.array(chosen)), chosen + unit.start, images, pictures, config, keys)
     refused = _refused(rows.take(pa.array(list(refusals), pa.int64())), refusals.values(), reader)
-    _write_staged(uri, table, sum(len(image) for image in images), refused)
+    _write_staged(uri, table, sum(len(image) for image in images), refused, is_new=is_new)
     return read_index(uri, unit.number)
 
 
@@ -237,13 +238,19 @@ def _staged_table(
     return pa.table(columns).sort_by([(PLACE, "ascending"), (ID, "ascending")])
 
 
-def _write_staged(uri: str, table: pa.Table, image_bytes: int, refused: list[dict[str, str]]) -> None:
+def _write_staged(uri: str, table: pa.Table, image_bytes: int, refused: list[dict[str, str]], *, is_new: bool) -> None:
     batch_rows = max(1, _BATCH_BYTES * len(table) // max(1, image_bytes))
     metadata = {_REFUSED: json.dumps(refused), _BYTES: str(image_bytes), _BATCH_ROWS: str(batch_rows)}
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, table.schema.with_metadata(metadata)) as writer:
         writer.write_table(table.combine_chunks(), max_chunksize=batch_rows)
-    storage.write_bytes(uri, sink.getvalue())
+    content = sink.getvalue()
+    if is_new and uri.startswith("s3://"):
+        # Nothing keeps the same job from running twice there, and one may find a picture that the other did not: the
+        # first to write decides for both.
+        exclusive.create(uri, content.to_pybytes())
+    else:
+        storage.write_bytes(uri, content)
 
 
 def _pictures(column: pa.ChunkedArray) -> np.ndarray:

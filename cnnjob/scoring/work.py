@@ -36,14 +36,15 @@ from cnnjob.versions import library_versions
 
 _PROBABILITIES = (PROBABILITIES, "p_")
 
-DRIFT_STRIDES = (16, 64)
 DRIFT_IMAGES = 4_096
-"""Drift counts the pixels of about so many images of a job: never of more than every 16th, never of fewer than every
-64th. Beside a net this quick every 16th takes 1.6 % of the time, and a histogram of 16 bins has enough of far fewer."""
+DRIFT_STRIDE = 64
+"""Drift counts the pixels of so many images of a job at least, up to twice as many: of a small job all, since few
+pictures tell little, and never of fewer than every 64th. Beside a quick net every 16th takes 1.6 % of the time."""
 
 GROUP_BYTES = 32 << 20
-"""Of what is carried over, probabilities and sampled images that are held before a row group is written: most units are
-one. Eight of them took three times as long, since each begins with what the arithmetic has driven out of the caches."""
+"""Of what is carried over and probabilities that are held before a row group is written: most units are one. Eight of
+them took three times as long, since each begins with what the arithmetic has driven out of the caches. Of sampled
+images as much is held before they are counted."""
 
 
 class Arithmetic(Protocol):
@@ -104,13 +105,12 @@ class Desk:
     layout: str
     scored_at: dt.datetime
     keys: tuple[pa.Field, ...] = ()
-    drift_stride: int = DRIFT_STRIDES[0]
+    drift_stride: int = 1
 
 
 def drift_stride(rows: int) -> int:
     """Of how many rows one has its pixels counted, in a job of so many: the same for all its units, small ones too."""
-    least, most = DRIFT_STRIDES
-    return max(least, min(most, rows // DRIFT_IMAGES))
+    return max(1, min(DRIFT_STRIDE, rows // DRIFT_IMAGES))
 
 
 def part_uri(staging: str, unit: str) -> str:
@@ -128,12 +128,12 @@ def do_unit(unit: Unit, desk: Desk, engine: Arithmetic) -> Receipt:
     began = time.perf_counter()
     schema = scores_schema(desk.model.class_names, desk.layout, desk.keys)
     counts = np.zeros(len(desk.model.class_names), dtype=np.int64)
-    pixels = PixelCounts.zero(desk.model.shape[0])
+    sample = _Sample(PixelCounts.zero(desk.model.shape[0]))
     rows = 0
     refused: list[dict[str, str]] = []
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(sink, schema, compression="zstd", use_dictionary=_repeating(schema)) as writer:
-        for group in _groups(desk, unit, engine):
+        for group in _groups(desk, unit, engine, sample):
             refused += group.refused
             if not group.probabilities:
                 continue
@@ -141,7 +141,6 @@ def do_unit(unit: Unit, desk: Desk, engine: Arithmetic) -> Receipt:
             predicted = probabilities.argmax(axis=1)
             writer.write_table(_table(pa.concat_tables(group.carried), probabilities, predicted, desk, schema))
             counts += np.bincount(predicted, minlength=len(counts))
-            pixels += PixelCounts.of(np.concatenate(group.sampled))
             rows += len(predicted)
     content = sink.getvalue()
     reached("part", unit=unit.number)
@@ -155,7 +154,7 @@ def do_unit(unit: Unit, desk: Desk, engine: Arithmetic) -> Receipt:
         sha256=storage.sha256(content),
         bytes=content.size,
         counts=counts.tolist(),
-        pixels=pixels.counts.tolist(),
+        pixels=sample.count().counts.tolist(),
         seconds=time.perf_counter() - began,
         ended=time.time(),
         made_with=made_with(),
@@ -172,23 +171,50 @@ class _Group:
     Attributes:
         carried: Their ids and key columns.
         probabilities: Theirs, float32 N x classes.
-        sampled: Every ``Desk.drift_stride``-th image of each batch.
         refused: Rows between them that have no picture.
     """
 
     carried: list[pa.Table] = field(default_factory=list)
     probabilities: list[np.ndarray] = field(default_factory=list)
-    sampled: list[np.ndarray] = field(default_factory=list)
     refused: list[dict[str, str]] = field(default_factory=list)
 
     @property
     def bytes(self) -> int:
         """What it holds."""
-        return sum(each.nbytes for each in (*self.carried, *self.probabilities, *self.sampled))
+        return sum(each.nbytes for each in (*self.carried, *self.probabilities))
 
 
-def _groups(desk: Desk, unit: Unit, engine: Arithmetic) -> Iterator[_Group]:
-    """The rows of a unit with their probabilities, as few groups as ``GROUP_BYTES`` allows."""
+@dataclass
+class _Sample:
+    """The images whose pixels are counted, apart from the row groups, which would be small where they are large.
+
+    Attributes:
+        pixels: Counts of those that are no longer held.
+        held: Uint8 images N x C x H x W, to be counted together.
+    """
+
+    pixels: PixelCounts
+    held: list[np.ndarray] = field(default_factory=list)
+
+    def add(self, images: np.ndarray) -> None:
+        """Take images in, which are held up to ``GROUP_BYTES``."""
+        self.held.append(images)
+        if sum(each.nbytes for each in self.held) >= GROUP_BYTES:
+            self.count()
+
+    def count(self) -> PixelCounts:
+        """The counts of all that were taken in; none is held any longer."""
+        if self.held:
+            self.pixels += PixelCounts.of(np.concatenate(self.held))
+            self.held = []
+        return self.pixels
+
+
+def _groups(desk: Desk, unit: Unit, engine: Arithmetic, sample: _Sample) -> Iterator[_Group]:
+    """The rows of a unit with their probabilities, as few groups as ``GROUP_BYTES`` allows; fills the sample.
+
+    Every ``Desk.drift_stride``-th image of each batch is in the sample.
+    """
     group = _Group()
     # The next rows are read, and decoded, beside the arithmetic, which leaves Python's lock alone.
     for batch in ahead(desk.reader.read(unit)):
@@ -197,7 +223,7 @@ def _groups(desk: Desk, unit: Unit, engine: Arithmetic) -> Iterator[_Group]:
             group.carried.append(batch.rows)
             group.probabilities.append(engine.probabilities(batch.images))
             # A copy, since a view would keep all of the batch's images.
-            group.sampled.append(batch.images[:: desk.drift_stride].copy())
+            sample.add(batch.images[:: desk.drift_stride].copy())
         if group.bytes >= GROUP_BYTES:
             yield group
             group = _Group()

@@ -1,6 +1,8 @@
 """The MLflow registry: versions, aliases, and bundles that are checked before they are parsed."""
 
 import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +20,9 @@ from cnnjob.tracking.server import Server, asking, shown
 
 DIGEST_TAG = "cnnjob.bundle_sha256"
 RUN_TAG = "cnnjob.run_id"
+ACCURACY_TAG = "cnnjob.test_accuracy"
+ROWS_TAG = "cnnjob.test_rows"
+FINGERPRINT_TAG = "cnnjob.data_fingerprint"
 CHAMPION = "champion"
 _ARTIFACT_NAME = "model"
 _SHOWN = 5
@@ -26,10 +31,30 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class Registered:
-    """A version of a registered model."""
+    """A version of a registered model.
+
+    Attributes:
+        name: Registered name.
+        version: Its version.
+        accuracy: On the test split, 0 to 1; None where the version does not say.
+    """
 
     name: str
     version: str
+    accuracy: float | None = None
+
+
+@dataclass(frozen=True)
+class Promoted:
+    """What an alias points at.
+
+    Attributes:
+        now: The version.
+        before: The one until then, which may be the same; None where there was no such alias.
+    """
+
+    now: Registered
+    before: Registered | None
 
 
 @dataclass(frozen=True)
@@ -47,30 +72,59 @@ class Resolved:
     bundle: Bundle
 
 
-def register(server: Server, run_id: str, name: str, bundle: Bundle, example: np.ndarray) -> Registered:
+def register(
+    server: Server,
+    run_id: str,
+    name: str,
+    bundle: Bundle,
+    example: np.ndarray,
+    *,
+    tags: Mapping[str, str] | None = None,
+    description: str | None = None,
+) -> Registered:
     """Log a bundle to its run and make it a version of the model ``name``.
 
     A bundle of the same run and digest that is registered already is found and returned: a job that died between
     registering and saying so does not make a second version.
+
+    Args:
+        server: MLflow.
+        run_id: The run that the bundle comes from.
+        name: Of the model; it is made where there is none.
+        bundle: The model.
+        example: Some images, uint8 N x C x H x W.
+        tags: What the version says of itself, beside its digest and its run.
+        description: The same for people, in a line.
     """
     with asking(server, f"register the model {name}"):
-        for version in server.client.search_model_versions(f"name = '{name}'"):
-            if version.tags.get(RUN_TAG) == run_id and version.tags.get(DIGEST_TAG) == bundle.digest:
-                return Registered(name, str(version.version))
+        if there := _same(server, name, run_id, bundle.digest):
+            return there
         # A logged model lands in the experiment that is set, not in that of its run: without this, in ./mlruns.
         mlflow.set_experiment(experiment_id=server.client.get_run(run_id).info.experiment_id)
         info = Model.log(
             artifact_path=None, name=_ARTIFACT_NAME, flavor=flavor, run_id=run_id, bundle=bundle, example=example
         )
         _ensure_model(server, name)
+        # Logging takes seconds, in which another command at the run may have come as far.
+        if there := _same(server, name, run_id, bundle.digest):
+            return there
         version = server.client.create_model_version(
             name,
             source=info.artifact_path if info.model_id is None else f"models:/{info.model_id}",
             run_id=run_id,
-            tags={DIGEST_TAG: bundle.digest, RUN_TAG: run_id},
+            tags={**(tags or {}), DIGEST_TAG: bundle.digest, RUN_TAG: run_id},
+            description=description,
             model_id=info.model_id,
         )
-        return Registered(name, str(version.version))
+        return _registered(version)
+
+
+def _same(server: Server, name: str, run_id: str, digest: str) -> Registered | None:
+    """The version that a run has made of a bundle."""
+    for version in server.client.search_model_versions(f"name = '{name}'"):
+        if version.tags.get(RUN_TAG) == run_id and version.tags.get(DIGEST_TAG) == digest:
+            return _registered(version)
+    return None
 
 
 def is_registered(server: Server, name: str, version: str) -> bool:
@@ -82,7 +136,7 @@ def is_registered(server: Server, name: str, version: str) -> bool:
     return True
 
 
-def promote(server: Server, name: str, version: str | None, alias: str) -> Registered:
+def promote(server: Server, name: str, version: str | None, alias: str) -> Promoted:
     """Point an alias at a version; by default the newest.
 
     Raises:
@@ -90,13 +144,15 @@ def promote(server: Server, name: str, version: str | None, alias: str) -> Regis
     """
     found = _version(server, name, version) if version else _newest(server, name)
     with asking(server, f"set the alias {alias}"):
+        pointed_at = server.client.get_registered_model(name).aliases.get(alias)
+        before = None if pointed_at is None else server.client.get_model_version(name, pointed_at)
         try:
             server.client.set_registered_model_alias(name, alias, found.version)
         except MlflowException as error:
             if error.error_code != "INVALID_PARAMETER_VALUE":
                 raise
             raise ModelError(f"{alias!r} cannot be an alias: {str(error).splitlines()[0]}") from error
-    return Registered(name, str(found.version))
+    return Promoted(_registered(found), None if before is None else _registered(before))
 
 
 def resolve(server: Server, uri: str) -> Resolved:
@@ -118,6 +174,14 @@ def resolve(server: Server, uri: str) -> Resolved:
         path = download_artifacts(artifact_uri=source, dst_path=folder, tracking_uri=server.uri)
         bundle = read_bundle(Path(path), expected_digest=digest, where=f"{uri} (version {version.version})")
     return Resolved(version.name, str(version.version), bundle)
+
+
+def _registered(version: ModelVersion) -> Registered:
+    accuracy = None
+    # Anyone may write a tag, and what other tools registered has none.
+    with suppress(KeyError, ValueError):
+        accuracy = float(version.tags[ACCURACY_TAG])
+    return Registered(version.name, str(version.version), accuracy)
 
 
 def _find(server: Server, uri: str) -> ModelVersion:
@@ -162,8 +226,8 @@ def _unknown(server: Server, uri: str, error: MlflowException | None) -> Excepti
         found = server.client.search_model_versions(f"name = '{name}'") if version and "'" not in name else ()
         if found:
             newest = sorted(int(each.version) for each in found)[-_SHOWN:]
-            there = ", ".join(map(str, newest))
-            return ModelError(f"{name} at {shown(server.uri)} has no version {version}; its newest are {there}.")
+            there = f"{'is' if len(newest) == 1 else 'are'} {', '.join(map(str, newest))}"
+            return ModelError(f"{name} at {shown(server.uri)} has no version {version}; its newest {there}.")
         models = server.client.search_registered_models(max_results=10)
     known = "; ".join(
         f"{model.name} ({', '.join('@' + alias for alias in model.aliases) or 'no alias'})" for model in models

@@ -22,7 +22,7 @@ from cnnjob.models.cnn import Classifier, build
 from cnnjob.training import checkpoint as checkpoints
 from cnnjob.training import journal, ray_group
 from cnnjob.training.checkpoint import Progress
-from cnnjob.training.stop import ask_to_stop, taken_up
+from cnnjob.training.stop import ask_to_stop, forget
 from cnnjob.training.worker import TrainJob
 
 JOURNAL_POLL_S = 0.5
@@ -47,21 +47,17 @@ def fit(job: TrainJob, environment: Mapping[str, str], on_entry: OnEntry) -> Non
 
     Raises:
         TrainingError: Workers failed more often than ``max_failures``.
-        OvertakenError: Another command has taken up the run.
         EndedBySignalError: A signal came.
     """
-    with taken_up(job.run_folder, job.attempt):
-        _fit(job, environment, on_entry)
-
-
-def _fit(job: TrainJob, environment: Mapping[str, str], on_entry: OnEntry) -> None:
     journal.clear_events(job.run_folder)
     training = _Training(_trainer(job, environment))
     seen: set[str] = set()
 
     def hand_over() -> None:
         for entry in journal.read(job.run_folder, seen):
-            on_entry(entry)
+            # What happened to another try at the run is nothing that happens to this one.
+            if entry["kind"] in journal.KEPT or entry.get("attempt") == job.attempt:
+                on_entry(entry)
 
     try:
         with interrupt.deferred() as asked:
@@ -80,6 +76,7 @@ def _fit(job: TrainJob, environment: Mapping[str, str], on_entry: OnEntry) -> No
     finally:
         # What stays is small, and why the training ended counts.
         with suppress(CnnjobError, OSError):
+            forget(job.run_folder, job.attempt)
             storage.remove(_scratch(job))
 
 

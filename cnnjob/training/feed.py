@@ -213,8 +213,8 @@ def choose_feed(manifest: Manifest, rows: int, validation_rows: int, budget: int
     if least > budget:
         raise ResourceError(
             f"a worker's {told.removesuffix(' a worker')}, more than cache_bytes_per_worker, {budget:,} bytes; and "
-            f"streaming them takes {least:,} bytes. Raise cache_bytes_per_worker to that, or prepare the data set with "
-            f"a smaller shards.rows_per_group."
+            f"streaming them takes {least:,} bytes. Raise cache_bytes_per_worker to {min(needed, least):,}, or prepare "
+            f"the data set with a smaller shards.rows_per_group."
         )
     return FeedChoice(
         "streamed", f"{told}, more than cache_bytes_per_worker, {budget / 1e6:,.1f} MB; {least / 1e6:,.1f} MB are held"

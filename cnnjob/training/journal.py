@@ -11,11 +11,13 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
-from cnnjob import storage
+from cnnjob import conditional, storage
 
 FOLDER = "journal"
 EPOCH = "epoch"
 TEST = "test"
+KEPT = (EPOCH, TEST)
+"""Kinds of entries that stay, whichever try has written them: all others are events."""
 _EVENTS = "events"
 
 
@@ -35,9 +37,13 @@ def append(run_folder: str, entry: dict[str, Any]) -> None:
     for earlier in entry.get("entries", ()):
         append(run_folder, {**earlier, "attempt": entry["attempt"]})
     uri = storage.join(run_folder, FOLDER, f"{entry['key']}.json")
-    if not storage.exists(uri):
-        kept = {name: value for name, value in entry.items() if name != "entries"}
-        storage.write_json(uri, {**kept, "timestamp_ms": int(time.time() * 1000)})
+    kept = {name: value for name, value in entry.items() if name != "entries"}
+    document = {**kept, "timestamp_ms": int(time.time() * 1000)}
+    if uri.startswith("s3://"):
+        # Another command may be at the run there: one time for a key, whoever reads it.
+        conditional.replace(uri, storage.json_bytes(document), None)
+    elif not storage.exists(uri):
+        storage.write_json(uri, document)
 
 
 def read(run_folder: str, seen: set[str]) -> Iterator[dict[str, Any]]:

@@ -1,9 +1,13 @@
 """Sums that merge: what each rank counts, and the figures of the whole."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+Z95 = 1.959964
+"""Of a normal distribution 95 % lie within so many standard deviations."""
 
 
 @dataclass(frozen=True)
@@ -49,3 +53,18 @@ def merge(tallies: Sequence[Tally]) -> Tally:
     """The tally of all rows. Sums run in the order given, so ranks are passed in rank order: the same bits."""
     confusion = np.stack([tally.confusion for tally in tallies]).sum(axis=0)
     return Tally(sum(tally.loss_sum for tally in tallies), confusion)
+
+
+def wilson(share: float, rows: int) -> tuple[float, float]:
+    """Where a share lies at 95 %, that was found in so many rows drawn at random: its lower and its upper end.
+
+    The score interval of Wilson, "Probable inference, the law of succession, and statistical inference", 1927. It
+    stays within 0 to 1, and is no single point where all rows were right.
+
+    Args:
+        share: 0 to 1.
+        rows: At least 1.
+    """
+    center = (share + Z95**2 / (2 * rows)) / (1 + Z95**2 / rows)
+    half = Z95 / (1 + Z95**2 / rows) * math.sqrt(share * (1 - share) / rows + Z95**2 / (4 * rows**2))
+    return max(0.0, center - half), min(1.0, center + half)

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from cnnjob import storage
 from cnnjob.config.train import TrainConfig
 from cnnjob.data.manifest import Manifest
-from cnnjob.errors import FormatVersionError, JobError, UserError
+from cnnjob.errors import FormatVersionError, IntegrityError, JobError, UserError
 from cnnjob.schema import CHECKPOINT_FORMAT_VERSION
 
 RUN_FILE = "run.json"
@@ -91,6 +91,14 @@ def open_run(run_folder: str, config: TrainConfig, manifest: Manifest) -> RunSta
             f"Give the new run another name, or remove {run_folder}."
         )
     return state
+
+
+def run_id_of(run_folder: str) -> str | None:
+    """The MLflow run of the run that lies here; None where none does."""
+    try:
+        return str(storage.read_json(storage.join(run_folder, RUN_FILE))["run_id"])
+    except (FileNotFoundError, IntegrityError, KeyError):
+        return None
 
 
 @contextmanager

@@ -1,8 +1,9 @@
-"""Asking a run to stop: a small file in the run's folder, which rank 0 looks for.
+"""Asking a run to stop, and whose a run is: two small files in the run's folder, which rank 0 looks for.
 
-It reaches the workers wherever they are, since they share the run's folder, and it names the command's try at the
-run, so that it never stops the next one. That one asks whoever was at the run before: a try whose command has died may
-have workers left, and on an object store nothing tells whether it has.
+They reach the workers wherever they are, since they share the run's folder. A question names the command's try at the
+run, so that it never stops the next one. The other file names the last try that has taken the run up: an earlier one
+that still works, be it workers whose command has died or another command on an object store, where nothing tells
+whether it has, leaves when it finds another's name.
 """
 
 import threading
@@ -10,56 +11,43 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from cnnjob import storage
-from cnnjob.errors import CnnjobError, OvertakenError, StorageError
+from cnnjob.errors import CnnjobError, OvertakenError
 
-ATTEMPT = "attempt"
-"""The file that says whose the run is."""
+OWNER = "attempt"
 _POLL_S = 0.3
+_POLLS_OF_OWNER = 3
+"""One of so many looks is for another's name too."""
 
 
-@contextmanager
-def taken_up(run_folder: str, attempt: str) -> Iterator[None]:
-    """From now on the run is that of ``attempt``; an earlier one that still works is asked to stop.
+def take_up(run_folder: str, attempt: str) -> None:
+    """From now on the run is that of ``attempt``."""
+    storage.write_bytes(storage.join(run_folder, OWNER), attempt.encode())
 
-    Two that are at a run for a moment write the same bits.
+
+def is_taken(run_folder: str, attempt: str) -> bool:
+    """Whether another try has taken the run up since.
 
     Raises:
-        OvertakenError: At the end, where a later one has taken the run up meanwhile.
+        StorageError: The store failed.
     """
-    before = _owner(run_folder)
-    if before is not None:
-        ask_to_stop(run_folder, before)
-    storage.write_bytes(storage.join(run_folder, ATTEMPT), attempt.encode())
     try:
-        try:
-            yield
-        except Exception as error:
-            # Files that one of the two has removed may be what the other failed for.
-            _check_whose(run_folder, attempt, error)
-            raise
-        _check_whose(run_folder, attempt)
-    finally:
-        # What stays is small, and why the training ended counts.
-        with suppress(CnnjobError, OSError):
-            for each in (attempt, before):
-                if each is not None:
-                    forget(run_folder, each)
-
-
-def _check_whose(run_folder: str, attempt: str, error: Exception | None = None) -> None:
-    with suppress(StorageError, OSError):
-        if _owner(run_folder) != attempt:
-            raise OvertakenError(
-                f"another command has taken up the run in {run_folder}, and goes on from where this one was. This one "
-                f"has left; nothing is lost. Let one command at a time train a run."
-            ) from error
-
-
-def _owner(run_folder: str) -> str | None:
-    try:
-        return storage.read_bytes(storage.join(run_folder, ATTEMPT)).decode()
+        return storage.read_bytes(storage.join(run_folder, OWNER)) != attempt.encode()
     except FileNotFoundError:
-        return None
+        return False
+
+
+def check_ours(run_folder: str, attempt: str) -> None:
+    """The run is still that of ``attempt``.
+
+    Raises:
+        OvertakenError: Another try has taken it up.
+        StorageError: The store failed.
+    """
+    if is_taken(run_folder, attempt):
+        raise OvertakenError(
+            f"another command has taken up the run in {run_folder}, and this one has left it. Nothing is lost: where "
+            f"the other one does not finish the run, the same command goes on with it. Let one at a time train a run."
+        )
 
 
 def ask_to_stop(run_folder: str, attempt: str) -> None:
@@ -74,24 +62,26 @@ def forget(run_folder: str, attempt: str) -> None:
 
 @contextmanager
 def watch(run_folder: str, attempt: str) -> Iterator[Callable[[], bool]]:
-    """Look for the question beside the work. Yields a function that says at once whether it is there."""
-    asked, over = threading.Event(), threading.Event()
+    """Look, beside the work, whether this try is to leave. Yields a function that says so at once."""
+    leave, over = threading.Event(), threading.Event()
 
-    def look() -> bool:
+    def look(number: int) -> bool:
         with suppress(CnnjobError, OSError):
-            if storage.exists(_uri(run_folder, attempt)):
-                asked.set()
-        return asked.is_set()
+            asked = storage.exists(_uri(run_folder, attempt))
+            if asked or (number % _POLLS_OF_OWNER == 0 and is_taken(run_folder, attempt)):
+                leave.set()
+        return leave.is_set()
 
     def keep_looking() -> None:
-        while not over.wait(_POLL_S) and not look():
-            pass
+        number = 1
+        while not over.wait(_POLL_S) and not look(number):
+            number += 1
 
-    look()
+    look(0)
     watcher = threading.Thread(target=keep_looking, name="stop", daemon=True)
     watcher.start()
     try:
-        yield asked.is_set
+        yield leave.is_set
     finally:
         over.set()
         watcher.join()

@@ -30,7 +30,7 @@ from cnnjob.training.loop import EpochSums, Loss, NotFiniteError, Trainer, evalu
 from cnnjob.training.metrics import Tally, merge
 from cnnjob.training.optim import class_weights
 from cnnjob.training.order import is_stuck, num_steps
-from cnnjob.training.stop import nobody_asks, watch
+from cnnjob.training.stop import is_taken, nobody_asks, watch
 from cnnjob.training.stream import StreamingFeed
 
 
@@ -271,7 +271,8 @@ class Worker:
         }
 
     def _save(self, partial: tuple[Tally, ...] = ()) -> None:
-        if self.place.rank != 0:
+        if self.place.rank != 0 or is_taken(self.job.run_folder, self.job.attempt):
+            # Of a run that another command has taken up, newer checkpoints would be put away for this one.
             return
         learner = self.learner
         state = learner.optimizer.state_dict()

@@ -23,7 +23,8 @@ WAIT_S = 120
 
 def test_a_command_that_is_told_to_end_and_one_that_is_killed(digits: Dataset, tmp_path: Path) -> None:
     """SIGTERM ends it by 143 with a checkpoint, after SIGKILL it goes on, and the end is that of an undisturbed run."""
-    config = config_of(digits.path, tmp_path, 2)
+    # An epoch takes 0.2 s: enough of them that each command is met at work.
+    config = config_of(digits.path, tmp_path, 2, "num_epochs=24")
     conf = tmp_path / "train.yaml"
     conf.write_text(dump_config(config))
     run_folder = tmp_path / "runs" / config.name

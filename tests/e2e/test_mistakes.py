@@ -114,7 +114,14 @@ def test_unreadable_yaml_is_refused_with_its_place(cnnjob: Command, tmp_path: Pa
 
 def test_a_conf_that_is_not_there_is_refused(cnnjob: Command, tmp_path: Path) -> None:
     """A missing conf file is named."""
-    assert_refused(cnnjob("prepare", "missing.yaml"), tmp_path, "missing.yaml", "No such file")
+    assert_refused(cnnjob("prepare", "missing.yaml"), tmp_path, "Error: missing.yaml does not exist")
+
+
+def test_a_conf_of_another_kind_is_refused(cnnjob: Command, tmp_path: Path) -> None:
+    """A conf that another command takes: that command, and none of the keys."""
+    ended = cnnjob("train", PREPARE)
+    assert_refused(ended, tmp_path, f"Error: {PREPARE} is a prepare conf; run: cnnjob prepare {PREPARE}\n")
+    assert ended.err.count("\n") == 1
 
 
 def test_setting_a_key_that_is_not_there_is_refused(cnnjob: Command, tmp_path: Path) -> None:
@@ -155,7 +162,7 @@ def test_debug_shows_the_traceback(cnnjob: Command) -> None:
 def test_check_reports_all_files(cnnjob: Command, tmp_path: Path) -> None:
     """Check goes through all files and reports each one's mistakes."""
     ended = cnnjob("check", PREPARE, conf(tmp_path, "num_epochs: 0\nnum_workers: 1\n"), "missing.yaml")
-    assert_refused_ignoring_output(ended, "conf.yaml has 3 mistakes", "missing.yaml has 1 mistake")
+    assert_refused_ignoring_output(ended, "conf.yaml has 3 mistakes", "missing.yaml does not exist")
 
 
 def test_check_names_what_is_valid(cnnjob: Command) -> None:
@@ -194,3 +201,22 @@ def test_every_command_has_help(cnnjob: Command) -> None:
     text = cnnjob("--help").out
     assert all(f" {command} " in text for command in commands)
     assert all(cnnjob(command, "--help").code == 0 for command in commands)
+
+
+def test_no_summary_of_a_command_is_cut(cnnjob: Command) -> None:
+    """In 80 columns --help has a whole line for each command, of 55 characters at most beside its name."""
+    listed = cnnjob("--help", COLUMNS="80").out.partition("Commands:\n")[2].splitlines()
+    assert len(listed) == 15
+    for line in listed:
+        _, summary = line.split(maxsplit=1)
+        assert summary.endswith(".")
+        assert not summary.endswith("...")
+        assert len(summary) <= 55
+
+
+@pytest.mark.parametrize("kind", ["submit", "schema"])
+def test_a_kind_is_a_word_in_capitals_with_its_choices(cnnjob: Command, kind: str) -> None:
+    """The usage names arguments in capitals, and the help lists what they may be."""
+    text = " ".join(cnnjob(kind, "--help", COLUMNS="80").out.split())
+    assert "KIND" in text.partition("Arguments:")[0]
+    assert "prepare|train|score|nightly" in text

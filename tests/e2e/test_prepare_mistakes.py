@@ -41,9 +41,29 @@ def test_a_missing_path(cnnjob: Command, tmp_path: Path) -> None:
 
 
 def test_one_class(cnnjob: Command, tmp_path: Path) -> None:
-    """A folder of one class."""
+    """A folder of one class, which is named, with where the classes may lie instead."""
     write_folder(tmp_path / "pile", {"only": 3})
-    prepare(cnnjob, tmp_path, "source: {kind: folder, uri: pile}", "only the class 'only'", "at least two")
+    pile = tmp_path / "pile"
+    told = f"'only' is the only sub-folder with pictures in {pile}; each class needs a sub-folder of its own"
+    prepare(cnnjob, tmp_path, "source: {kind: folder, uri: pile}", told, "at least two", f"source.uri to {pile}/only.")
+
+
+def test_pictures_without_class_folders(cnnjob: Command, tmp_path: Path) -> None:
+    """Pictures that lie directly in the folder, or with given splits directly in those."""
+    write_folder(tmp_path, {"pile": 3})
+    told = f"the pictures lie directly in {tmp_path / 'pile'}; each class needs a sub-folder"
+    prepare(cnnjob, tmp_path, "source: {kind: folder, uri: pile}", told, "Nothing was written.")
+    (tmp_path / "given").mkdir()
+    (tmp_path / "pile").rename(tmp_path / "given/train")
+    told = f"the pictures lie directly in the folders of the splits in {tmp_path / 'given'}; each class needs"
+    prepare(cnnjob, tmp_path, "source: {kind: folder, uri: given}\nsplit: {method: given}", told)
+
+
+def test_a_table_of_one_class(cnnjob: Command, tmp_path: Path) -> None:
+    """A table has no sub-folders: its one class is told as one of rows."""
+    (tmp_path / "t.csv").write_text("uri,label\na.png,cat\nb.png,cat\n")
+    told = "the source has rows of only the class 'cat'; a classifier needs at least two. Nothing was written."
+    prepare(cnnjob, tmp_path, "source: {kind: manifest, uri: t.csv}", told)
 
 
 def test_a_truncated_idx_file(cnnjob: Command, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import Command
+from tests.helpers import PictureSource, prepare, prepare_config
 from tests.piles import encoded, pixels
 
 
@@ -26,6 +27,43 @@ def test_presets_on_the_images_they_are_drawn_with(cnnjob: Command, preset: str,
     """A preset without a shape is traced on its own."""
     stages = cnnjob("trace", "--preset", preset, "--json").json["stages"]
     assert next(stage for stage in stages if stage["kind"] == "flatten")["shape_out"] == [features]
+
+
+def conf(folder: Path, dataset: object, model: str = "default") -> str:
+    """A train conf of a data set."""
+    (folder / "train.yaml").write_text(f"name: run\ndataset: {dataset}\nmodel: {{preset: {model}}}\n")
+    return str(folder / "train.yaml")
+
+
+def test_a_conf_is_traced_on_the_images_of_its_data_set(cnnjob: Command, tmp_path: Path) -> None:
+    """Shape and number of classes are the manifest's; --shape and --classes win, and nothing is assumed."""
+    config = prepare_config(tmp_path / "set", size=(12, 8))
+    prepare(config, PictureSource(40))
+    path = conf(tmp_path, config.output)
+    ended = cnnjob("trace", "--config", path)
+    assert "1000x3x12x8" in ended.out
+    assert "largest map 1,536 numbers" in ended.out
+    assert "assumed" not in ended.err
+    stages = cnnjob("trace", "--config", path, "--json").json["stages"]
+    assert (stages[0]["shape_out"], stages[-1]["shape_out"]) == ([3, 12, 8], [3])
+    stages = cnnjob("trace", "--config", path, "--shape", "1x16x16", "--classes", "7", "--json").json["stages"]
+    assert (stages[0]["shape_out"], stages[-1]["shape_out"]) == ([1, 16, 16], [7])
+
+
+@pytest.mark.parametrize(
+    ("preset", "arguments", "told"),
+    [
+        ("default", (), "assumed 3x32x32 and 10 classes; give --shape and --classes"),
+        ("cnn64", (), "assumed 3x64x64 and 5 classes; give --shape and --classes"),
+        ("default", ("--shape", "1x8x8"), "assumed 10 classes; give --classes"),
+        ("default", ("--classes", "3"), "assumed 3x32x32; give --shape"),
+    ],
+)
+def test_what_is_assumed_of_a_conf_is_told(cnnjob: Command, tmp_path: Path, preset: str, arguments, told: str) -> None:
+    """Where the data set is not there yet, the usual images are taken, and the note says so."""
+    ended = cnnjob("trace", "--config", conf(tmp_path, tmp_path / "none", preset), *arguments)
+    assert ended.code == 0, ended.err
+    assert f"at {tmp_path / 'none'}: {told}\n" in ended.err
 
 
 def test_a_picture_on_its_way(cnnjob: Command, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from cnnjob.config.load import dump_config
 from cnnjob.config.prepare import PrepareConfig, SourceConfig, SplitConfig
 from cnnjob.config.score import InputConfig, ScoreConfig
 from cnnjob.config.train import BlockConfig, ModelConfig, NetConfig, OptimizerConfig, TrainConfig
-from cnnjob.errors import ConfigError
+from cnnjob.errors import ConfigError, UserError
 
 names = st.from_regex(r"[A-Za-z][A-Za-z0-9._-]{0,20}", fullmatch=True)
 paths = st.text(
@@ -102,8 +102,8 @@ documents = st.recursive(
 @settings(max_examples=100)
 @given(st.sampled_from(NAMES), st.dictionaries(words, documents, max_size=5))
 def test_any_document_loads_or_is_a_config_error(name, document):
-    """A document of any values is a config, or all of its mistakes; nothing else comes out."""
-    with suppress(ConfigError):
+    """A document of any values is a config, all of its mistakes, or one of another kind; nothing else comes out."""
+    with suppress(UserError):
         assert loaded(name, yaml.safe_dump(document)) is not None
 
 

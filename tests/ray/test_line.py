@@ -2,6 +2,7 @@
 
 import datetime as dt
 import json
+import re
 from pathlib import Path
 
 import mlflow
@@ -182,6 +183,18 @@ def test_a_model_carries_the_figures_of_its_test(line: Line) -> None:
     assert sum(each["support"] for each in test["classes"]) == test["rows"]
 
 
+def test_a_version_says_what_it_is(line: Line) -> None:
+    """A registered version has its test's accuracy and rows and its data as tags, and a line for people."""
+    version = connect(str(line.folder / "tracking")).client.get_model_version_by_alias("digits", "champion")
+    test = line.result.test
+    accuracy = f"{test['accuracy']:.4f}"
+    assert version.tags["cnnjob.test_accuracy"] == accuracy
+    assert version.tags["cnnjob.test_rows"] == str(test["rows"])
+    assert version.tags["cnnjob.data_fingerprint"] == read_manifest(line.result.dataset).fingerprint
+    said = rf"epoch \d+ of run digits: test accuracy {accuracy} on {test['rows']} rows"
+    assert re.fullmatch(said, version.description)
+
+
 def test_a_bundle_changed_after_registration_is_refused(line: Line) -> None:
     """One byte changed in the artifact store, and the model is refused before it is parsed."""
     server = connect(str(line.folder / "tracking"))
@@ -201,7 +214,7 @@ def test_a_bundle_changed_after_registration_is_refused(line: Line) -> None:
         ("models:/nobody@champion", r"digits \(@champion\)"),
         ("models:/nobody's/1", r"digits \(@champion\)"),
         ("models:/digits@nobody", r"digits \(@champion\)"),
-        ("models:/digits/99", r"digits at .* has no version 99; its newest are 1"),
+        ("models:/digits/99", r"digits at .* has no version 99; its newest is 1"),
     ],
 )
 def test_an_unknown_model_is_named_with_what_there_is(line: Line, uri: str, told: str) -> None:

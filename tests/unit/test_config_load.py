@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 
 from cnnjob.config.kinds import NAMES, kind, kind_of, load
-from cnnjob.config.load import dump_config, literal, load_config, read_yaml
+from cnnjob.config.load import PATTERNS, dump_config, literal, load_config, read_yaml
 from cnnjob.config.train import TrainConfig
-from cnnjob.errors import ConfigError
+from cnnjob.errors import ConfigError, UserError
 from tests.configs import mistakes, written
 
 ROOT = Path(__file__).parents[2]
@@ -59,11 +59,23 @@ SCORE = "input: {kind: folder, uri: images}\nmodel: 'models:/m/1'\noutput: out\n
         ("prepare", "source.columns.keys", "a", "'a' is not allowed; it should be a list, such as [a]"),
         ("prepare", "image.background", "5", "5 is not allowed; it should be a list of 3"),
         ("prepare", "limits.formats", "[]", "[] is not allowed; it needs at least one"),
+        ("prepare", "source", "digits", "; kind is digits, idx, cifar, folder or manifest"),
+        ("train", "model", "resnet18", "'resnet18' is not allowed; it should be keys such as preset and spec"),
+        ("train", "model", "resnet18", "; preset is default, simple, net or cnn64"),
+        ("train", "name", "my run", "it should be letters, digits, dots, hyphens and underscores, without spaces"),
+        ("train", "register_as", "a/b", "it should be letters, digits, dots, hyphens and underscores, without spaces"),
+        (
+            "score",
+            "model",
+            "digits",
+            "'digits' is not allowed; it should be models:/NAME@ALIAS or models:/NAME/VERSION",
+        ),
         ("train", "num_epochs", "", "is empty; it should be a valid integer"),
         ("train", "model.spec.blocks", "5", "it should be a list of keys such as filters and kernel"),
         ("train", "tracking.experiment", "''", "'' is not allowed; it should have at least 1 character"),
         ("score", "date", "'20260101'", "'20260101' is not allowed; it should be YYYY-MM-DD, today or yesterday"),
         ("score", "date", "1735689600", "1735689600 is not allowed; it should be YYYY-MM-DD, today or yesterday"),
+        ("score", "date", "'0.0'", "'0.0' is not allowed; it should be YYYY-MM-DD, today or yesterday"),
         ("nightly", "score.date", "tomorrow", "'tomorrow' is not allowed; it should be YYYY-MM-DD, today or yesterday"),
     ],
 )
@@ -174,10 +186,12 @@ def test_bytes_that_are_no_text_are_a_config_error(tmp_path):
         read_yaml(path)
 
 
-def test_missing_file_is_a_config_error(tmp_path):
-    """A file that does not exist is a ConfigError, not a traceback."""
-    with pytest.raises(ConfigError, match="cannot be read"):
+def test_a_missing_file_is_told(tmp_path):
+    """A file that does not exist is told as that, not as a mistake in it; a folder cannot be read."""
+    with pytest.raises(UserError, match=r"none\.yaml does not exist"):
         read_yaml(tmp_path / "none.yaml")
+    with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
+        read_yaml(tmp_path)
 
 
 def test_huge_file_is_refused_unparsed(tmp_path):
@@ -299,6 +313,51 @@ def test_kind_of_a_file_elsewhere_follows_its_keys(tmp_path):
     assert kind_of(written(tmp_path, "source: {kind: digits}\noutput: out\n")) == "prepare"
     with pytest.raises(ConfigError, match="fit no kind"):
         kind_of(written(tmp_path, "zzz: 1\n"))
+
+
+CLUSTER = "port: 7000\n"
+NIGHTLY = "score:\n  " + SCORE.replace("\n", "\n  ")
+WHOLE = {"prepare": PREPARE, "train": TRAIN, "score": SCORE, "nightly": NIGHTLY, "cluster": CLUSTER}
+
+
+@pytest.mark.parametrize("asked", NAMES)
+@pytest.mark.parametrize("given", NAMES)
+def test_a_conf_of_another_kind_is_told_as_that(tmp_path, asked, given):
+    """A whole conf of another kind is one mistake: the command that takes it is named, and no key."""
+    path = written(tmp_path, WHOLE[given])
+    if asked == given:
+        assert load(asked, path)
+        return
+    command = "up --config" if given == "cluster" else given
+    with pytest.raises(UserError) as told:
+        load(asked, path)
+    assert str(told.value) == f"{path} is a {given} conf; run: cnnjob {command} {path}"
+
+
+@pytest.mark.parametrize(
+    ("asked", "text"),
+    [
+        ("train", TRAIN + "output: out\nsource: {kind: digits}\n"),
+        ("train", "name: run\noutput: out\n"),
+        ("score", "input: {kind: folder, uri: images}\nmodels: m\n"),
+    ],
+    ids=["both kinds", "no whole kind", "its own kind"],
+)
+def test_what_may_be_of_its_kind_has_its_mistakes_told(tmp_path, asked, text):
+    """Where the kind that was asked for fits too, or none is whole, all mistakes are listed."""
+    assert mistakes(asked, written(tmp_path, text))
+
+
+def patterns(document):
+    """All patterns in a JSON Schema."""
+    inner = document.values() if isinstance(document, dict) else document if isinstance(document, list) else ()
+    own = {document["pattern"]} if isinstance(document, dict) and isinstance(document.get("pattern"), str) else set()
+    return own.union(*map(patterns, inner))
+
+
+def test_every_pattern_has_its_words():
+    """What a config checks by a pattern is told in words; there are no words without a pattern."""
+    assert set().union(*(patterns(kind(name).model.model_json_schema()) for name in NAMES)) == set(PATTERNS)
 
 
 @pytest.mark.parametrize("name", NAMES)

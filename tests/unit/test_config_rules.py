@@ -143,10 +143,10 @@ def test_rules_hold_inside_a_nightly_config(tmp_path):
         "htp://me:s3cret@mlflow",
     ],
 )
-@pytest.mark.parametrize("name", ["train", "score"])
-def test_a_password_is_refused_and_not_shown(tmp_path, name, uri):
+@pytest.mark.parametrize(("name", "keys"), [("train", "dataset: set\nname: one\n"), ("score", "output: scores\n")])
+def test_a_password_is_refused_and_not_shown(tmp_path, name, keys, uri):
     """A tracking address with a password is refused, in training and in scoring, by a message without it."""
-    path = written(tmp_path, f"dataset: set\nname: one\nnum_epochs: 1\ntracking: {{uri: {uri!r}}}\n")
+    path = written(tmp_path, f"{keys}num_epochs: 1\ntracking: {{uri: {uri!r}}}\n")
     with pytest.raises(ConfigError, match="MLFLOW_TRACKING_PASSWORD") as told:
         load(name, path)
     assert "cret" not in str(told.value)

@@ -90,6 +90,14 @@ def test_the_query_says_where(s3, s3_folder, monkeypatch):
     told(lambda: exclusive.create(f"{s3_folder}/c?{query}", b"x"), UserError)
 
 
+def test_a_store_without_conditions_is_looked_at_first(s3_folder):
+    """Where a server has no conditional writes, what is there is compared just before it is written over."""
+    plan = ((501, failure("NotImplemented")), (404, failure("NoSuchKey")), (200, b""))
+    with serving(*plan) as (endpoint, requests):
+        assert conditional.replace(f"s3://b/a?endpoint_override={endpoint}", b"mine", None)
+    assert [request.partition(" ")[0] for request in requests] == ["PUT", "HEAD", "PUT"]
+
+
 def test_only_what_was_seen_is_replaced(s3_folder):
     """Of two writers that saw the same object one replaces it; none does where it is gone, or came meanwhile."""
     uri = storage.join(s3_folder, "manifest.json")

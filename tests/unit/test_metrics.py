@@ -1,6 +1,8 @@
 import numpy as np
+import pytest
+from scipy.stats import binomtest
 
-from cnnjob.training.metrics import Tally, merge
+from cnnjob.training.metrics import Tally, merge, wilson
 
 
 def test_nothing_has_no_loss():
@@ -23,3 +25,10 @@ def test_counting_leaves_the_tally_before():
     zero = Tally.zero(2)
     zero.count(1.0, np.array([0]), np.array([0]))
     assert zero.rows == 0
+
+
+@pytest.mark.parametrize(("hits", "rows"), [(0, 1), (1, 1), (0, 10), (10, 10), (50, 100), (172, 175), (998, 999)])
+def test_an_interval_is_that_of_scipy(hits, rows):
+    """Wilson's interval is the one that scipy computes, from no hit at all to nothing but hits."""
+    expected = binomtest(hits, rows).proportion_ci(method="wilson")
+    assert wilson(hits / rows, rows) == pytest.approx((expected.low, expected.high), abs=1e-6)

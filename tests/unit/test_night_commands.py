@@ -1,24 +1,29 @@
 """``score`` over a range of dates and ``nightly``, as they are typed: what is called with what, and how it ends."""
 
 import dataclasses
-import math
+import io
+import re
+from collections import Counter
 from unittest import mock
 
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
 from cnnjob.config.load import dump_config
 from cnnjob.config.nightly import NightlyConfig
+from cnnjob.scoring.drift import by_chance
 from cnnjob.scoring.reading import read_scores
 from pipelines import command, nightly, score
 from pipelines.cli import app
+from pipelines.console import Console
 from pipelines.score import RangeResult, ScoreResult
 from tests.ended import Ended
 from tests.nights import DATE, Work, content_of, folder_of_pictures, in_a_loop, resolved_of
 
 FIRST, LAST = "2024-02-27", "2024-03-01"
 RANGE = ("--from", FIRST, "--to", LAST)
-DONE = ScoreResult("root", FIRST, 1, {}, True, "v", "digits", "1", 1.0, 1.0, 1.0, {}, {})
+DONE = ScoreResult("root", FIRST, 1, {}, True, "v", "digits", "1", 1.0, 1.0, 1.0, {}, {}, {"7": 1}, "")
 
 
 @pytest.fixture
@@ -157,6 +162,12 @@ def night(cnnjob, work, tmp_path, monkeypatch):
     return run
 
 
+@pytest.fixture
+def noise(work, tmp_path):
+    """A date of 90 pictures of noise and 10 files that are none, scored by the model of the digits."""
+    return dataclasses.replace(work, kind="folder", uri=str(folder_of_pictures(tmp_path / "pictures", 100)))
+
+
 def test_a_night_like_the_training_data_is_within_bounds(night):
     """A date whose pictures are as those of the training is scored, and ends with exit code 0."""
     ended = night("--json")
@@ -165,15 +176,24 @@ def test_a_night_like_the_training_data_is_within_bounds(night):
     assert all(0 < index < 0.25 for index in ended.json["drift"].values())
 
 
-def test_a_night_that_drifted_is_published_and_ends_with_1(night, work, tmp_path):
+def test_the_bounds_that_were_applied_are_in_the_result(night, digits):
+    """They are the config's, with what chance adds: for the rows scored, the training rows, the classes and 16 bins."""
+    ended = night("--json", max_psi_predictions=0.2, max_psi_pixels=0.3)
+    rows, training = ended.json["score"]["rows"], digits.manifest.splits["train"].rows
+    classes = len(digits.manifest.class_names)
+    assert ended.json["bounds"] == {
+        "predictions": 0.2 + by_chance(rows, training, classes),
+        "pixels": 0.3 + by_chance(rows, training, 16),
+    }
+
+
+def test_a_night_that_drifted_is_published_and_ends_with_1(night, noise):
     """A date of other pictures ends with exit code 1, and its scores can be read all the same."""
-    pictures = folder_of_pictures(tmp_path / "pictures", 40)
-    other = dataclasses.replace(work, kind="folder", uri=str(pictures))
-    ended = night("--json", of=other)
+    ended = night("--json", of=noise)
     assert (ended.code, ended.json["within_bounds"]) == (1, False)
-    assert ended.json["drift"]["pixels"] > 0.25
+    assert ended.json["drift"]["pixels"] > ended.json["bounds"]["pixels"]
     assert ended.json["score"]["published"]
-    assert len(content_of(other.root)) == ended.json["score"]["rows"] == 36
+    assert len(content_of(noise.root)) == ended.json["score"]["rows"] == 90
 
 
 def test_a_night_without_a_row_is_not_within_bounds(night, work, tmp_path):
@@ -189,22 +209,77 @@ def test_a_night_without_a_row_is_not_within_bounds(night, work, tmp_path):
 
 
 @pytest.mark.parametrize("bound", ["predictions", "pixels"])
-def test_one_index_beyond_its_bound_is_enough(night, bound):
-    """A date at a bound is within it, and just beyond it is not: of either index, also where nothing is left to do."""
-    drift = night("--json").json["drift"]
-    for value, code in ((drift[bound], 0), (math.nextafter(drift[bound], 0), 1)):
-        ended = night("--json", **{f"max_psi_{bound}": value})
+def test_one_index_beyond_its_bound_is_enough(night, noise, bound):
+    """A date just below a bound is within it, and just above is not: of either index, also where nothing is left."""
+    far = {"max_psi_predictions": 100.0, "max_psi_pixels": 100.0}
+    first = night("--json", of=noise, **far).json
+    at = first["drift"][bound] - first["bounds"][bound] + 100.0
+    for value, code in ((at + 1e-9, 0), (at - 1e-9, 1)):
+        ended = night("--json", of=noise, **{**far, f"max_psi_{bound}": value})
         assert (ended.code, ended.json["within_bounds"]) == (code, code == 0)
-        assert ended.json["drift"] == drift
+        assert ended.json["drift"] == first["drift"]
         assert not ended.json["score"]["published"]
 
 
-@pytest.mark.parametrize(("bound", "code", "verdict"), [(0.25, 0, "within bounds"), (1e-9, 1, "BEYOND the bounds")])
-def test_people_are_told_the_verdict(night, bound, code, verdict):
-    """Without --json the verdict is the last line, behind what was published, and the exit code is the same."""
-    ended = night(max_psi_pixels=bound)
-    assert ended.code == code
-    published, told = ended.out.splitlines()
+def test_people_are_told_that_a_night_is_within_bounds(night):
+    """Without --json the verdict is the last line, behind what was published, with the bounds that were applied."""
+    ended = night()
+    assert ended.code == 0
+    published, predicted, told = ended.out.splitlines()
     assert published.startswith("Published ")
-    assert told.startswith("Drift (PSI): predictions 0.")
-    assert verdict in told
+    assert predicted.startswith("Predicted: ")
+    assert re.fullmatch(
+        r"Drift \(PSI\): predictions 0\.\d+ of at most 0\.\d+, pixels 0\.\d+ of at most 0\.\d+: within bounds", told
+    )
+
+
+@pytest.mark.parametrize("names", [("pixels",), ("predictions", "pixels")])
+def test_people_are_told_what_is_beyond_and_what_to_do(night, noise, names):
+    """A date beyond a bound is told by which, that it is published, what a second run does, and the keys."""
+    bounds = {f"max_psi_{name}": 1e-3 if name in names else 100.0 for name in ("predictions", "pixels")}
+    ended = night(of=noise, **bounds)
+    assert ended.code == 1
+    verdict, again, keys = ended.out.splitlines()[-3:]
+    assert verdict.endswith(f": {' and '.join(names)} BEYOND bounds")
+    assert "published all the same" in again
+    assert "Running it again does not help unless the input changes" in again
+    assert "drift.max_psi_predictions and drift.max_psi_pixels" in keys
+
+
+def test_people_are_told_where_the_refused_rows_are(night, noise):
+    """The path that is told is that of the table of the refused rows; where none was refused, none is told."""
+    (told,) = [line for line in night(of=noise).out.splitlines() if line.startswith("Refused rows: ")]
+    path = told.removeprefix("Refused rows: ")
+    assert night("--json", of=noise).json["score"]["quarantine"] == path
+    assert pq.read_table(path).num_rows == 10
+
+
+def test_nothing_refused_has_no_quarantine(night):
+    """Where no row was refused the result has no path, and people see none."""
+    assert "Refused rows" not in night().out
+    assert night("--json").json["score"]["quarantine"] == ""
+
+
+def test_rows_are_counted_by_the_class_that_they_got(night, work):
+    """The result has the rows of each class, by its name, as they are in the table."""
+    counts = night("--json").json["score"]["counts"]
+    found = Counter(content_of(work.root).column("prediction").to_pylist())
+    assert {name: rows for name, rows in counts.items() if rows} == found
+
+
+@pytest.mark.parametrize(
+    ("counts", "told"),
+    [
+        ({"cat": 3, "dog": 1_200, "cow": 0}, "Predicted: dog (1,200), cat (3)"),
+        (
+            {f"c{number}": 20 - number for number in range(12)},
+            f"Predicted: {', '.join(f'c{number} ({20 - number})' for number in range(10))}, ... and 2 more",
+        ),
+    ],
+)
+def test_people_see_the_largest_classes(counts, told):
+    """The ten classes with most rows are told, largest first, and how many more have any."""
+    out = io.StringIO()
+    result = dataclasses.replace(DONE, counts=counts, rows=sum(counts.values()))
+    score.show(result, Console(as_json=False, out=out, err=io.StringIO()))
+    assert out.getvalue().splitlines()[1:] == [told]

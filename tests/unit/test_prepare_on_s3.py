@@ -107,10 +107,7 @@ def test_a_first_job_that_was_killed_is_followed_by_another(pile, output, tmp_pa
 @pytest.mark.parametrize("instant", ["plan_dataset", "check_unchanged"], ids=["before the shards", "after them"])
 @pytest.mark.parametrize("is_first", [True, False])
 def test_of_two_jobs_one_publishes(pile, output, is_first, instant, seed):
-    """A job that another one overtakes, at either end of its shards, says so, and leaves that one's data set whole.
-
-    Where it is the same job, all of whose files are there, it has nothing to say.
-    """
+    """A job that another one overtakes, at either end of its shards, says so, and leaves that one's data set whole."""
     slow, quick = config_for(output, pile, seed=0), config_for(output, pile, seed=seed)
     if not is_first:
         prepare_here(config_for(output, pile, seed=2))
@@ -121,9 +118,7 @@ def test_of_two_jobs_one_publishes(pile, output, is_first, instant, seed):
             assert prepare_here(quick).created
         return plainly(*given)
 
-    is_same = (instant, seed) == ("check_unchanged", 0)
-    told = nullcontext() if is_same else pytest.raises(OvertakenError, match="its data set is there")
-    with mock.patch.object(job, instant, overtaken), told:
+    with mock.patch.object(job, instant, overtaken), pytest.raises(OvertakenError, match="its data set is there"):
         prepare_here(slow)
     assert read_manifest(output).config["split"]["seed"] == seed
     assert_whole(quick)
@@ -131,8 +126,60 @@ def test_of_two_jobs_one_publishes(pile, output, is_first, instant, seed):
     assert_whole(slow)
 
 
-def test_a_picture_that_has_come_back_is_prepared(output, s3_folder, tmp_path):
-    """A table's picture that was gone is looked for; what is published stays whole until there is one with it."""
+def test_a_store_that_fails_after_the_manifest_takes_nothing_back(pile, output):
+    """What cannot be removed stays for the next job; the data set is published, and no other job is blamed."""
+    prepare_here(config_for(output, pile))
+    remove = mock.Mock(side_effect=StorageError("the store is away"))
+    with mock.patch.object(storage, "remove", remove):
+        assert prepare_here(config_for(output, pile, seed=1)).created
+    assert remove.called
+    assert not prepare_here(config_for(output, pile, seed=1)).created
+    prepare_here(config_for(output, pile, seed=2))
+    assert_whole(config_for(output, pile, seed=2))
+
+
+def test_what_fails_after_the_manifest_is_told_as_it_is(pile, output):
+    """A job that has published and then fails is not taken for one that another has overtaken."""
+
+    class Broken(nullcontext):
+        def __exit__(self, *_: object) -> None:
+            raise StorageError("Ray did not end")
+
+    broken = mock.patch.object(prepare, "session", return_value=Broken())
+    here = mock.patch.object(job, "spread", lambda function, items, **_: map(function, items))
+    with broken, here, pytest.raises(StorageError, match="Ray did not"):
+        prepare.run(config_for(output, pile), Quiet())
+    assert not prepare_here(config_for(output, pile)).created
+
+
+def test_the_same_job_twice_agrees_on_each_unit(output, s3_folder, tmp_path):
+    """A picture that comes back between two readings of a unit is refused, or is a row, for both of them."""
+    config, uris, contents = pictures_on(s3_folder, output, tmp_path)
+    plainly = staging._write_staged
+
+    def another_is_quicker(*given: Any, **options: Any) -> None:
+        storage.write_bytes(uris[0], contents[0])
+        with mock.patch.object(staging, "_write_staged", plainly):
+            assert prepare_here(config).refused == {}
+        plainly(*given, **options)
+
+    with mock.patch.object(staging, "_write_staged", another_is_quicker), pytest.raises(OvertakenError):
+        prepare_here(config)
+    assert read_manifest(output).refused == {}
+    assert_whole(config)
+
+
+def test_a_damaged_list_of_refused_rows_is_made_anew(output, s3_folder, tmp_path):
+    """Where nothing tells which pictures were gone, the data set is prepared again."""
+    config, *_ = pictures_on(s3_folder, output, tmp_path)
+    prepare_here(config)
+    storage.write_bytes(storage.join(output, read_manifest(output).refused_table), b"")
+    assert prepare_here(config).created
+    assert not prepare_here(config).created
+
+
+def pictures_on(s3_folder: str, output: str, tmp_path: Path) -> tuple[PrepareConfig, list[str], list[bytes]]:
+    """A config of a table of pictures on S3, of which the first is not there, where each is, and what it is."""
     uris = [storage.join(s3_folder, "pictures", f"{number:02d}.png") for number in range(PICTURES)]
     contents = [encoded(image) for image in pixels(PICTURES, 8, 8)]
     for uri, content in zip(uris[1:], contents[1:], strict=True):
@@ -146,6 +193,12 @@ def test_a_picture_that_has_come_back_is_prepared(output, s3_folder, tmp_path):
         shards={"target_bytes": 192 * 10},
         limits={"max_refused_share": 0.1},
     )
+    return config, uris, contents
+
+
+def test_a_picture_that_has_come_back_is_prepared(output, s3_folder, tmp_path):
+    """A table's picture that was gone is looked for; what is published stays whole until there is one with it."""
+    config, uris, contents = pictures_on(s3_folder, output, tmp_path)
     assert prepare_here(config).refused == {"gone": 1}
     assert not prepare_here(config).created
     before = read_manifest(output)

@@ -215,7 +215,8 @@ def test_one_class_left_is_refused(tmp_path):
     write_folder(tmp_path / "pile", {"a": 6, "b": 3})
     for path in (tmp_path / "pile/b").iterdir():
         path.write_bytes(b"")
-    with pytest.raises(DatasetError, match="3 empty"):
+    told = r"^3 of 9 rows were refused \(3 empty\), such as .*pile/b/.*: 0 bytes\. No two classes .* Mend these files"
+    with pytest.raises(DatasetError, match=told):
         prepared(folder_config(tmp_path / "pile", tmp_path / "set"))
     assert not (tmp_path / "set").exists()
 
@@ -355,6 +356,30 @@ def test_the_same_job_twice_at_once_is_refused(tmp_path):
             manifest = job.run(begun, mock.Mock())
     assert read_manifest(str(tmp_path / "set")) == manifest != other
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+def test_the_example_and_the_remedy_are_of_the_commonest_reason(tmp_path):
+    """One odd file in front of many of the wrong size: the many are shown and helped; the bound is the alternative."""
+    write_folder(tmp_path / "pile", {"a": 3, "b": 3}, size=(9, 7))
+    write_folder(tmp_path / "pile", {"c": 3}, size=(8, 8))
+    (tmp_path / "pile/a/00000.png").write_bytes(b"bad")
+    config = folder_config(tmp_path / "pile", tmp_path / "set", image={"resize": "exact"}, limits={})
+    with pytest.raises(RefusedRowsError) as told:
+        prepared(config)
+    assert str(told.value) == (
+        f"6 of 9 rows were refused (1 not_an_image, 5 wrong_size), such as {tmp_path}/pile/a/00001.png: 9x7, not 8x8, "
+        f"and resize is exact. That is more than limits.max_refused_share (0.01) allows, so nothing was written. "
+        f"image.resize is exact: set it to fit_pad, center_crop or stretch. "
+        f"Or raise limits.max_refused_share, and such rows are left out."
+    )
+
+
+def test_where_every_row_is_refused_the_bound_is_no_way_out(tmp_path):
+    """With all rows left out there would be nothing to prepare."""
+    write_folder(tmp_path / "pile", {"a": 3, "b": 3}, size=(9, 7))
+    config = folder_config(tmp_path / "pile", tmp_path / "set", image={"resize": "exact"}, limits={})
+    with pytest.raises(RefusedRowsError, match=r"6 of 6 rows .* center_crop or stretch\.$"):
+        prepared(config)
 
 
 def test_what_is_refused_is_told(tmp_path):

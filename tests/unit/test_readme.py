@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from cnnjob.config import kinds
 from cnnjob.config.prepare import PrepareConfig
 from cnnjob.training.order import rank_range, share
 
@@ -26,6 +27,20 @@ def test_every_conf_that_is_named_is_shipped():
     named = set(re.findall(r"conf/\w+/\w+\.yaml", README))
     assert named
     assert {name for name in named if not (ROOT / name).is_file()} == set()
+
+
+def test_the_confs_that_are_typed_fit_each_other(tmp_path, monkeypatch):
+    """The ones for a folder of pictures load, and each job finds what the one before it has written."""
+    typed = re.findall(r"^cat > (\w+)\.yaml <<END\n(.*?)^END$", README, flags=re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    confs = {}
+    for kind, text in typed:
+        (tmp_path / f"{kind}.yaml").write_text(text)
+        confs[kind] = kinds.load(kind, tmp_path / f"{kind}.yaml")
+    prepare, train, score = (confs[kind] for kind in ("prepare", "train", "score"))
+    assert train.dataset == prepare.output
+    assert score.model == f"models:/{train.name}@champion"
+    assert score.tracking.uri == train.tracking.uri == str(tmp_path / "tracking")
 
 
 @pytest.mark.parametrize("path", CONFS, ids=lambda path: f"{path.parent.name}-{path.stem}")

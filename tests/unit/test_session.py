@@ -1,6 +1,8 @@
 """What a job needs against what there is, node by node, and the Ray that is closed again where it is not enough."""
 
 import os
+import signal
+import sys
 from itertools import product
 from unittest import mock
 
@@ -8,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cnnjob import interrupt
 from cnnjob.cluster import session as sessions
 from cnnjob.cluster.session import Needs, Node, check_machine, fitting, machine_gpus, num_visible, session
 from cnnjob.errors import ResourceError
@@ -177,6 +180,13 @@ def test_cpus_beside_a_gpu_are_counted_where_it_is(ray_of):
     ray_of(FakeRay({"CPU": 16.0}, {"CPU": 2.0, "GPU": 4.0}), "10.0.0.1:6379")
     assert "2 x 2 CPU and a GPU each = 4 CPUs, and the cluster has 18 on 2 nodes" in refused(Needs(2, 2, gpus=2))
     assert "use_gpu asks for 5 GPUs, and the cluster has 4; lower num_workers" in refused(Needs(5, 0.1, gpus=5))
+
+
+def test_a_sigterm_while_ray_starts_ends_the_job_as_any_other():
+    """Ray's own handler, which it has until it has started, ends the process by the bare number of the signal."""
+    with pytest.raises(interrupt.EndedBySignalError) as ended, sessions._sigterm_kept():
+        sys.exit(signal.SIGTERM)
+    assert ended.value.code == 128 + signal.SIGTERM
 
 
 def test_data_tasks_alone_need_a_cpu(ray_of):

@@ -1,41 +1,58 @@
-"""Whose a run is: a later try asks the one before to stop, and that one says so at its end."""
+"""Whose a run is: the last try that took it up; one before it leaves, and says so at its end."""
 
-from contextlib import ExitStack
+import threading
 
 import pytest
 
-from cnnjob import storage
-from cnnjob.errors import OvertakenError, StorageError
-from cnnjob.training.stop import taken_up, watch
+from cnnjob.errors import OvertakenError
+from cnnjob.training import stop
+from cnnjob.training.stop import ask_to_stop, check_ours, forget, is_taken, take_up, watch
 
 
-def test_the_try_before_is_asked_to_stop(tmp_path):
-    """Whoever was at the run is asked, even one that has died; the new one is not, and nothing stays of it."""
+def test_the_last_one_has_the_run(tmp_path):
+    """A run that nobody, or only this try, has taken up is its own; one that a later try has is not."""
     folder = str(tmp_path)
-    with taken_up(folder, "dead"):
-        pass
-    with taken_up(folder, "new"), watch(folder, "dead") as asks_dead, watch(folder, "new") as asks_new:
-        assert asks_dead()
-        assert not asks_new()
-    assert not [name for name in storage.list_files(folder) if name.startswith("stop")]
+    check_ours(folder, "one")
+    take_up(folder, "one")
+    check_ours(folder, "one")
+    take_up(folder, "two")
+    check_ours(folder, "two")
+    with pytest.raises(OvertakenError, match="Nothing is lost"):
+        check_ours(folder, "one")
+    assert is_taken(folder, "one")
+    assert not is_taken(folder, "two")
 
 
-def overtaken(folder, error):
-    """A try that another one overtakes, and that ends so."""
-    with ExitStack() as later, taken_up(folder, "one"):
-        later.enter_context(taken_up(folder, "two"))
-        if error:
-            raise error
+def test_the_workers_of_an_earlier_try_leave(tmp_path, monkeypatch):
+    """Also of one whose command has died: they find the other's name by themselves, and the later one's stay."""
+    monkeypatch.setattr(stop, "_POLL_S", 0.001)
+    folder = str(tmp_path)
+    take_up(folder, "one")
+    with watch(folder, "one") as one:
+        assert not one()
+        take_up(folder, "two")
+        wait_until(one)
+    with watch(folder, "one") as begun_late, watch(folder, "two") as two:
+        assert begun_late()
+        assert not two()
 
 
-@pytest.mark.parametrize("error", [None, StorageError("a checkpoint is gone"), FileNotFoundError("x")])
-def test_one_that_is_overtaken_says_so(tmp_path, error):
-    """However it ends, what counts is that another one has the run."""
-    with pytest.raises(OvertakenError, match="nothing is lost"):
-        overtaken(str(tmp_path), error)
+def test_a_question_is_for_one_try(tmp_path):
+    """Workers that are asked leave, those of another try do not, and a question can be taken back."""
+    folder = str(tmp_path)
+    ask_to_stop(folder, "one")
+    with watch(folder, "one") as one, watch(folder, "two") as two:
+        assert one()
+        assert not two()
+    forget(folder, "one")
+    with watch(folder, "one") as one:
+        assert not one()
 
 
-def test_what_else_ends_it_is_told(tmp_path):
-    """Where nobody else has the run, an error stays what it is."""
-    with pytest.raises(StorageError, match="full"), taken_up(str(tmp_path), "one"):
-        raise StorageError("the disk is full")
+def wait_until(holds):
+    """For a second, at most."""
+    for _ in range(1000):
+        if holds():
+            return
+        threading.Event().wait(0.001)
+    raise AssertionError("it did not leave")

@@ -281,6 +281,17 @@ def test_damaged_tables_are_refused(pile, name, content, words):
         listing_of(source_config("manifest", pile / name))
 
 
+@pytest.mark.parametrize("column", ["id", "uri", "label"])
+def test_text_that_is_none_is_refused(pile, column):
+    """Parquet does not look whether its text is UTF-8: what is not is found before a task stumbles over it."""
+    texts = {name: pa.array(["a", "b"]) for name in ("id", "uri", "label")}
+    broken = pa.array([b"a", b"\xff\xfe"], pa.binary())
+    texts[column] = pa.StringArray.from_buffers(2, *broken.buffers()[1:])
+    pq.write_table(pa.table(texts), pile / "t.parquet")
+    with pytest.raises(DatasetError, match="cannot be read as a table"):
+        listing_of(source_config("manifest", pile / "t.parquet"))
+
+
 def test_files_that_are_not_there_cost_their_rows(pile):
     """A URI that leads nowhere, or none, is its row's own refusal; where there is none, none is shown."""
     uris = ["images/0.bin", "images/9.bin", ""]

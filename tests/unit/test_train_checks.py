@@ -18,7 +18,7 @@ from cnnjob.models.presets import net_for
 from cnnjob.models.spec import evaluation_batch, largest_map
 from cnnjob.tracking.registry import promote
 from cnnjob.tracking.server import Server, resolved_uri
-from cnnjob.training import driver, journal, stop, worker
+from cnnjob.training import driver, journal, worker
 from cnnjob.training.feed import Place
 from cnnjob.training.worker import TrainJob
 from pipelines import register, train
@@ -159,7 +159,7 @@ def test_a_store_that_does_not_answer_for_a_moment_ends_no_training(tmp_path, mo
     away = StorageError("no answer")
     read_json, answers = storage.read_json, iter([away, away])
     monkeypatch.setattr(storage, "read_json", lambda uri: _raise(next(answers, None)) or read_json(uri))
-    monkeypatch.setattr(stop, "forget", mock.Mock(side_effect=away))
+    monkeypatch.setattr(driver, "forget", mock.Mock(side_effect=away))
     told = []
     with pytest.raises(TrainingError, match="why"):
         driver.fit(job, {}, told.append)
@@ -186,6 +186,7 @@ def test_a_finished_run_is_done_for_its_model_in_its_mlflow(tmp_path, monkeypatc
     """Another name or another MLflow has no model of the run yet, and what was deleted is none; no answer is no no."""
     uri = str(tmp_path / "mlflow")
     monkeypatch.setattr(train, "connect", lambda *_: None)
+    monkeypatch.setattr(train.runs, "end_as_finished", lambda *_: None)
     monkeypatch.setattr(train.runs, "is_there", lambda *_: True)
     monkeypatch.setattr(train, "is_registered", there)
     result = {field.name: None for field in dataclasses.fields(train.TrainResult)}

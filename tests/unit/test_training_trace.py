@@ -2,16 +2,17 @@ import io
 
 import pytest
 
+from pipelines import console as console_of
 from pipelines import training_trace
 from pipelines.console import Console
 
 KEYS = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
 
 
-def shown(num_epochs: int, names: list[str], *, as_json: bool = False) -> str:
-    """What is printed of so many epochs, the third the best, and of classes whose F1 falls from name to name."""
-    epochs = [{"epoch": k + 1, **dict.fromkeys(KEYS, 1 / (k + 1)), "observation": "said"} for k in range(num_epochs)]
-    epochs[2]["val_accuracy"] = 2.0
+def shown(num_epochs: int, names: list[str], *, as_json: bool = False, best: int = 3, said: str = "said") -> str:
+    """What is printed of so many epochs, and of classes whose F1 falls from name to name."""
+    epochs = [{"epoch": k + 1, **dict.fromkeys(KEYS, 1 / (k + 1)), "observation": said} for k in range(num_epochs)]
+    epochs[best - 1]["val_accuracy"] = 2.0
     same = {"precision": 0.5, "recall": 0.5, "support": 7}
     classes = [{"name": name, "f1": 1 - number / 1000, **same} for number, name in enumerate(names)]
     out = io.StringIO()
@@ -35,11 +36,43 @@ def test_few_epochs_and_classes_are_all_there():
     assert max(map(len, text.splitlines())) <= 120
 
 
-def test_of_many_epochs_some_are_shown():
-    """Of 200 epochs the table has some thirty, the first, the last and the best among them."""
-    found = epochs_in(shown(200, ["a", "b"]))
-    assert len(found) <= training_trace.MAX_EPOCHS + 2
-    assert {1, 3, 200} <= set(found)
+@pytest.mark.parametrize("num_epochs", [11, 12, 40])
+def test_of_many_epochs_ten_are_shown(num_epochs):
+    """Ten epochs in order, the first, the last and the best among them wherever it is; and where the others are."""
+    for best in range(1, num_epochs + 1):
+        text = shown(num_epochs, ["a", "b"], best=best)
+        found = epochs_in(text)
+        assert len(found) == training_trace.MAX_EPOCHS == 10
+        assert found == sorted(set(found))
+        assert {1, best, num_epochs} <= set(found)
+        assert f"10 of {num_epochs} epochs; all are in MLflow" in text
+
+
+def test_ten_epochs_are_all_shown():
+    """Where all fit, nothing is said of others."""
+    text = shown(10, ["a", "b"])
+    assert epochs_in(text) == [*range(1, 11)]
+    assert "MLflow" not in text
+
+
+def test_in_eighty_columns_an_epoch_is_one_line(monkeypatch):
+    """In a narrow terminal the headings are broken, not the longest observation."""
+    monkeypatch.setattr(console_of, "PLAIN_WIDTH", 80)
+    text = shown(3, ["a", "b"], said="flattening, best so far said")
+    assert epochs_in(text) == [1, 2, 3]
+    assert text.count("flattening, best so far said") == 3
+
+
+def test_both_tables_have_the_same_headings():
+    """While it goes on and at its end the figures of an epoch have one name each; a rate is a whole number."""
+    err = io.StringIO()
+    console = Console(as_json=False, out=io.StringIO(), err=err)
+    console.row("epochs", training_trace.live({"epoch": 1, **dict.fromkeys(KEYS, 0.5), "images_per_s": 12345.678}))
+    heading, row = err.getvalue().splitlines()
+    words = " ".join(heading.split())
+    assert words == "epoch train loss train accuracy val loss val accuracy images/s"
+    assert " ".join(shown(3, ["a", "b"]).split("─")[0].split()) == words.replace("images/s", "observation")
+    assert row.split() == ["1", "0.5000", "0.5000", "0.5000", "0.5000", "12,346"]
 
 
 def test_of_many_classes_the_worst_are_shown():

@@ -63,9 +63,9 @@ class Pieces:
         yield Batch(batch.rows[:0], batch.images[:0], [{"id": "last", "uri": "", "reason": "empty", "detail": ""}])
 
 
-@pytest.mark.parametrize("group_bytes", [1, 20_000, work.GROUP_BYTES])
+@pytest.mark.parametrize("group_bytes", [1, 3_000, work.GROUP_BYTES])
 def test_row_groups_do_not_show(night, bundle, monkeypatch, group_bytes):
-    """Whatever a row group may hold, a part has every row once, in order, and its receipt every refused one."""
+    """Whatever may be held, a part has every row once, in order, and its receipt all counts and every refused row."""
     (unit,) = night.plan(1000).units
     engine = Engine(bundle.files["model.onnx"], threads=1, batch_size=64)
     staging = str(night.root / "pieces")
@@ -76,8 +76,8 @@ def test_row_groups_do_not_show(night, bundle, monkeypatch, group_bytes):
     receipt = do_unit(unit, dataclasses.replace(desk, reader=Pieces(desk.reader)), engine)
     part = pq.ParquetFile(part_uri(desk.staging, unit.name))
     assert part.read().equals(expected)
-    assert part.num_row_groups == {1: 9, 20_000: 3}.get(group_bytes, 1)
-    assert (receipt.rows, receipt.counts) == (whole.rows, whole.counts)
+    assert part.num_row_groups == {1: 9, 3_000: 3}.get(group_bytes, 1)
+    assert (receipt.rows, receipt.counts, receipt.pixels) == (whole.rows, whole.counts, whole.pixels)
     assert [row["id"] for row in receipt.refused] == [*(f"bad-{start}" for start in range(0, whole.rows, 20)), "last"]
 
 
@@ -94,8 +94,9 @@ def test_pixels_are_counted_of_rows_at_a_stride(night, bundle, stride):
 
 
 def test_few_thousand_images_are_enough_for_drift():
-    """A job counts one row of 16, of 64 where it is large, and between them 4,096 rows in all."""
-    assert [drift_stride(rows) for rows in (0, 1, 65_536, 131_072, 262_144, 10**9)] == [16, 16, 16, 32, 64, 64]
+    """A small job counts every row, a large one some 4,096, and a very large one each 64th."""
+    rows = (0, 1, 165, 8_191, 8_192, 65_536, 262_144, 10**9)
+    assert [drift_stride(each) for each in rows] == [1, 1, 1, 1, 2, 16, 64, 64]
 
 
 def test_receipt_says_what_was_done(night):

@@ -7,7 +7,7 @@ with a dot is no class; where there are no classes, as in scoring, files below i
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -125,6 +125,23 @@ class FolderSource:
         positions = pc.index_in(first, pa.array(list(codes))).to_numpy(zero_copy_only=False)
         given = pa.array(np.array(list(codes.values()), dtype=np.int8)[positions])
         return given, pc.list_element(parts, 1)
+
+
+def too_few_classes(uri: str, class_names: Sequence[str], *, is_given: bool) -> str:
+    """What is wrong with a folder whose files have fewer than two classes, and how it should be.
+
+    Args:
+        uri: The folder.
+        class_names: Of the one class, or none.
+        is_given: Whether its first level are the splits.
+    """
+    where = f"the folders of the splits in {uri}" if is_given else uri
+    needed = "each class needs a sub-folder of its own there, and a classifier needs at least two classes."
+    if not class_names:
+        return f"the pictures lie directly in {where}; {needed}"
+    (name,) = class_names
+    below = "" if is_given else f" Where the classes lie below it, set source.uri to {storage.join(uri, name)}."
+    return f"{name!r} is the only sub-folder with pictures in {where}; {needed}{below}"
 
 
 def _table(found: Iterable[Found]) -> pa.Table:

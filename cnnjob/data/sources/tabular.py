@@ -91,6 +91,9 @@ def _read_file(
         values = _plain(table.column(column))
         own[name] = _known(_as_text(values, f"{uri}: the column {column!r}", texts[name]) if name in texts else values)
     own.update({key: _plain(table.column(key)) for key in keys})
+    for values in own.values():
+        # Parquet promises that its text is UTF-8, and nobody has looked.
+        values.validate(full=True)
     if images is not None:
         own.update(_places(number, uri))
     return pa.table(own)
