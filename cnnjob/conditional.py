@@ -154,7 +154,7 @@ def _status(error: Any) -> int:
 
 
 def _open(uri: str) -> tuple[Any, str, str]:
-    if not uri.startswith("s3://"):
+    if not storage.is_s3(uri):
         raise UserError(
             f"{object_store.shown(uri)}: this store cannot tell which of two writers came first, so nothing can be "
             f"published on it safely; use a local path or s3://."

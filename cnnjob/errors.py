@@ -29,9 +29,15 @@ from dataclasses import dataclass
 
 
 class CnnjobError(Exception):
-    """Base of the family. ``exit_code`` is what the command line ends with."""
+    """Base of the family.
+
+    Attributes:
+        exit_code: What the command line ends with.
+        of_one_date: Whether it is about what one date of a table of scores alone has, so that a range of dates goes on.
+    """
 
     exit_code = 1
+    of_one_date = False
 
 
 class UserError(CnnjobError):

@@ -47,6 +47,9 @@ _FREE_LISTINGS, _FILES_PER_LISTING = 1000, 250
 """A folder is listed by itself, at a request of some 30 ms, as long as that brings a quarter of the 1000 names that
 one request can; the first thousand requests, half a minute, are not counted."""
 
+_NO_OBJECT = {"NO_SUCH_KEY", "RESOURCE_NOT_FOUND"}
+"""How S3 says that an object is not there: pyarrow makes no FileNotFoundError of it where it copies or reads."""
+
 _USER_INFO = re.compile(r"(?<=://)[^/@\s]*@")
 _QUERY = re.compile(r"(://[^\s?'\"]*)\?[^\s'\"]*")
 
@@ -80,6 +83,11 @@ def open_s3(path: str, query: str, *, is_large: bool = False) -> tuple[Any, str]
     check_key(key)
     options = tuple(sorted(_options(f"s3://{path}", query).items()))
     return _connect(bucket, options, aws_environment(), is_large=is_large), key
+
+
+def is_s3(uri: str) -> bool:
+    """Whether a URI is an ``s3://`` address."""
+    return uri[:5].lower() == "s3://"
 
 
 def aws_environment() -> tuple[tuple[str, str], ...]:
@@ -185,21 +193,22 @@ class _Handler(pafs.FSSpecHandler):  # type: ignore[misc]
         found = []
         for path in paths:
             try:
-                with _faults_kept():
+                with faults_kept():
                     found.append(self._create_file_info(path, self.fs.info(path)))
             except FileNotFoundError:
                 found.append(pafs.FileInfo(path, pafs.FileType.NotFound))
         return found
 
     def open_input_stream(self, path: str) -> Any:
-        with _faults_kept():
+        with faults_kept():
             return pa.PythonFile(self.fs.open(path, mode="rb"), mode="r")
 
     open_input_file = open_input_stream
 
 
 @contextmanager
-def _faults_kept() -> Iterator[None]:
+def faults_kept() -> Iterator[None]:
+    """Raise what a store failed by, where fsspec makes a missing file of it; a file that is missing stays one."""
     try:
         yield
     except FileNotFoundError as error:
@@ -283,6 +292,8 @@ def told_unless_missing(uri: str) -> Iterator[None]:
     except FileNotFoundError:
         raise
     except Exception as error:
+        if (aws := _AWS.search(str(error))) and aws["code"] in _NO_OBJECT:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), shown(uri)) from error
         explained = explain(uri, error)
         if explained is None:
             raise
@@ -297,7 +308,7 @@ def explain(uri: str, error: BaseException) -> CnnjobError | None:
         return _explain_s3(uri, aws["code"], int(aws["status"] or 0), reason, refused=bool(_REFUSED.search(reason)))
     if _NO_BUCKET.match(text):
         return _explain_s3(uri, "NO_SUCH_BUCKET", 0, text)
-    if uri.startswith("s3://") and type(error).__module__.startswith("botocore."):
+    if is_s3(uri) and type(error).__module__.startswith("botocore."):
         return _explain_boto(uri, error)
     if isinstance(error, NotImplementedError) or _UNFIT.match(text):
         return UserError(f"{shown(uri)}: this cannot be read or written so: {_tidy(text) or 'not implemented'}")
@@ -329,7 +340,7 @@ def _explain_s3(uri: str, code: str, status: int, reason: str, *, refused: bool 
             f"{shown(uri)}: {store} refused access: {reason}. Give credentials that may use it, by AWS_ACCESS_KEY_ID"
             f"{unset} and AWS_SECRET_ACCESS_KEY, by a profile, or as a role of this machine."
         )
-    if code in {"NO_SUCH_KEY", "RESOURCE_NOT_FOUND"} or status in _GONE:
+    if code in _NO_OBJECT or status in _GONE:
         return _missing(uri)
     if status in _ELSEWHERE and code != "RequestTimeout":
         return UserError(
@@ -357,7 +368,7 @@ def _explain_other(uri: str, error: BaseException) -> CnnjobError:
 
 
 def _missing(uri: str) -> UserError:
-    where = f" at {_store(uri)}: no such bucket, or nothing in it by this name" if uri.startswith("s3://") else ""
+    where = f" at {_store(uri)}: no such bucket, or nothing in it by this name" if is_s3(uri) else ""
     return UserError(f"{shown(uri)} does not exist{where}. Correct the address.")
 
 

@@ -117,6 +117,32 @@ def scores_schema(classes: Sequence[str], layout: str, keys: Sequence[pa.Field] 
     )
 
 
+def key_types(keys: Sequence[pa.Field]) -> dict[str, str]:
+    """The types of key columns by name, as readers of several dates tell them apart.
+
+    Arrow's large and view forms and the names of a list's elements are left out: pyarrow, DuckDB and Polars read files
+    that differ in them as one table (tried).
+    """
+    return {key.name: _read_type(key.type) for key in keys}
+
+
+def _read_type(kind: pa.DataType) -> str:
+    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    is_bytes = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
+    if is_text or is_bytes:
+        return "string" if is_text else "binary"
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return f"list<{_read_type(kind.value_type)}>"
+    if pa.types.is_struct(kind):
+        return f"struct<{', '.join(f'{field.name}: {_read_type(field.type)}' for field in kind)}>"
+    return str(kind)
+
+
+def has_no_type(kind: pa.DataType) -> bool:
+    """Whether a column, or what lies in it, is of Arrow's type null, which what is written without a value has."""
+    return pa.types.is_null(kind) or any(has_no_type(kind.field(at).type) for at in range(kind.num_fields))
+
+
 def refused_table(rows: Sequence[dict[str, Any]]) -> pa.Table:
     """Refused rows as a table; an empty one has the same columns."""
     return pa.Table.from_pylist(list(rows), schema=REFUSED)

@@ -39,6 +39,8 @@ _PIECE_BYTES = 2**20
 
 told = object_store.told
 """Context manager around any access to a store outside this module."""
+is_s3 = object_store.is_s3
+"""Whether a URI is an ``s3://`` address."""
 
 
 @dataclass(frozen=True)
@@ -156,12 +158,12 @@ def size(uri: str) -> int | None:
 
 
 def _info(uri: str) -> Any:
-    with told_unless_missing(uri):
-        try:
+    try:
+        with told_unless_missing(uri):
             filesystem, path = resolve(uri)
-        except FileNotFoundError:
-            return pafs.FileInfo(uri, pafs.FileType.NotFound)
-        return filesystem.get_file_info(path)
+            return filesystem.get_file_info(path)
+    except FileNotFoundError:
+        return pafs.FileInfo(uri, pafs.FileType.NotFound)
 
 
 def list_files(uri: str) -> list[str]:
@@ -173,15 +175,21 @@ def list_files(uri: str) -> list[str]:
         UserError: There is no such bucket, or access was refused.
         StorageError: The store failed.
     """
-    with told_unless_missing(uri):
-        try:
+    return sorted(sizes(uri))
+
+
+def sizes(uri: str) -> dict[str, int]:
+    """The files that ``list_files`` lists with their bytes, -1 where the store does not say; in no promised order."""
+    try:
+        with told_unless_missing(uri):
             filesystem, path = resolve(uri)
             infos = object_store.listing(filesystem, path, may_be_gone=is_local(uri))
-        except FileNotFoundError:
-            if is_local(uri):
-                raise
-            return []
-    return sorted(_relative(info, path) for info in infos if info.type == pafs.FileType.File)
+    except FileNotFoundError:
+        if is_local(uri):
+            raise
+        return {}
+    files = (info for info in infos if info.type == pafs.FileType.File)
+    return {_relative(info, path): -1 if info.size is None else info.size for info in files}
 
 
 def entries(uri: str) -> Iterator[Entry]:
@@ -213,7 +221,7 @@ def remove(uri: str) -> None:
 
     On S3 pyarrow then puts an empty object in the place of the folder above, which no listing here returns.
     """
-    with told_unless_missing(uri), suppress(FileNotFoundError):
+    with suppress(FileNotFoundError), told_unless_missing(uri):
         filesystem, path = resolve(uri)
         kind = filesystem.get_file_info(path).type
         if kind == pafs.FileType.Directory:
@@ -276,13 +284,13 @@ def copy(source: str, target: str) -> None:
         FileNotFoundError: Neither is there.
         StorageError: The store failed.
     """
-    with told_unless_missing(target):
-        filesystem, path = resolve(source)
-        try:
+    try:
+        with told_unless_missing(target):
+            filesystem, path = resolve(source)
             filesystem.copy_file(path, resolve(target)[1])
-        except FileNotFoundError:
-            if not exists(target):
-                raise
+    except FileNotFoundError:
+        if not exists(target):
+            raise
 
 
 def read_json(uri: str) -> Any:

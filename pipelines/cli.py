@@ -4,9 +4,11 @@ Everything heavy is imported inside the commands, so that ``--help`` and ``check
 """
 
 import gc
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,7 +34,7 @@ from pipelines.command import (
     tracking_of,
     with_date,
 )
-from pipelines.console import Console
+from pipelines.console import Console, open_closed_streams, write
 
 app = typer.Typer(
     name="cnnjob",
@@ -199,14 +201,15 @@ def main() -> None:
     """The console script."""
     # An import makes objects that stay: looking through them as often as by default takes a tenth of its time.
     gc.set_threshold(50_000)
+    open_closed_streams()
     try:
         sys.exit(_exit_code())
     except SystemExit as ended:
         if not isinstance(ended.code, int) or ended.code <= _SIGNALS:
             raise
         # Ray has been closed; the end of an interpreter that was interrupted may still crash in native code.
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with suppress(OSError):
+            sys.stderr.flush()
         os._exit(ended.code)
     finally:
         # What MLflow has loaded is looked through object by object at exit otherwise, for half a second and more.
@@ -214,11 +217,24 @@ def main() -> None:
 
 
 def _exit_code() -> int:
-    """Run the command line. How it is called wrongly is told as all else is: a script finds one object."""
+    """Run the command line, and print what is no job's result: help, and the version."""
+    with redirect_stdout(io.StringIO()) as told:
+        code = _called()
+    lost = write(sys.stdout, told.getvalue())
+    if lost is None:
+        return code
+    write(sys.stderr, f"Error: standard output cannot be written to: {lost.strerror}.\n")
+    return code or 1
+
+
+def _called() -> int:
+    """Call the command. How it is called wrongly is told as all else is: a script finds one object."""
     try:
         code = app(standalone_mode=False)
     except _USAGE_ERROR as error:
-        error.show()
+        usage = io.StringIO()
+        error.show(usage)
+        write(sys.stderr, usage.getvalue())
         if "--json" in sys.argv:
             import json
 

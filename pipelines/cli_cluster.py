@@ -18,6 +18,7 @@ from pipelines.command import (
     Sets,
     State,
     run_command,
+    state_of,
     with_date,
 )
 from pipelines.console import Console
@@ -52,7 +53,7 @@ def down(state: State = DEFAULT_STATE, json: Json = False, debug: Debug = False)
     def job(console: Console) -> object:
         from pipelines import jobs
 
-        return jobs.down(state, console)
+        return jobs.down(state_of(state), console)
 
     run_command(job, as_json=json, debug=debug)
 
@@ -77,7 +78,9 @@ def submit(
     def job(console: Console) -> object:
         from pipelines import jobs
 
-        result = jobs.submit(kind.value, conf, with_date(kind, sets, date), address, state, console, wait=follow)
+        result = jobs.submit(
+            kind.value, conf, with_date(kind, sets, date), address, state_of(state), console, wait=follow
+        )
         if result.exit_code:
             console.result(result)
             raise typer.Exit(result.exit_code)
@@ -95,7 +98,7 @@ def list_jobs(
     def job(console: Console) -> object:
         from pipelines import jobs
 
-        return jobs.listing(address, state, console)
+        return jobs.listing(address, state_of(state), console)
 
     run_command(job, as_json=json, debug=debug)
 
@@ -113,7 +116,7 @@ def logs(
     def job(console: Console) -> object:
         from pipelines import jobs
 
-        return jobs.logs(job_id, address, state, console)
+        return jobs.logs(job_id, address, state_of(state), console)
 
     run_command(job, as_json=json, debug=debug)
 
@@ -131,6 +134,6 @@ def stop(
     def job(console: Console) -> object:
         from pipelines import jobs
 
-        return jobs.stop(job_id, address, state, console)
+        return jobs.stop(job_id, address, state_of(state), console)
 
     run_command(job, as_json=json, debug=debug)

@@ -1,5 +1,6 @@
 """The commands that only look: at confs, at what a conf can say, at a net. Added to the command line by ``cli``."""
 
+import re
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -8,12 +9,17 @@ from typing import Annotated, Any, cast
 import typer
 
 from cnnjob.errors import UserError
-from pipelines.command import Debug, Json, Sets, Tracking, run_command, tracking_of
+from pipelines.command import Debug, Json, Sets, Tracking, place_of, run_command, tracking_of
 from pipelines.console import Console
 
 app = typer.Typer()
 
-PNG = Path("feature_maps.png")
+PNG = "feature_maps.png"
+MAX_SIDE = 4096
+"""As of a prepare conf: ``image.height`` and ``image.width``."""
+MAX_CLASSES = 1_000_000
+MAX_TOLD = 40
+"""Characters of a wrong value that a message repeats."""
 Confs = Annotated[list[Path], typer.Argument(metavar="CONF", help="YAML files.", show_default=False)]
 
 
@@ -79,17 +85,21 @@ def schema(
 
     The schema is for editors; with --yaml there are all keys, for people.
     """
-    import json
 
-    from cnnjob.config import kinds
+    def job(console: Console) -> None:
+        from cnnjob.config import kinds
 
-    model = kinds.kind(kind.value).model
-    if as_yaml:
-        from cnnjob.config.template import template
+        model = kinds.kind(kind.value).model
+        if as_yaml:
+            from cnnjob.config.template import template
 
-        typer.echo(template(model), nl=False)
-    else:
-        typer.echo(json.dumps(model.model_json_schema(), indent=1))
+            console.say(template(model).removesuffix("\n"))
+        else:
+            import json
+
+            console.say(json.dumps(model.model_json_schema(), indent=1))
+
+    run_command(job, as_json=False, debug=False)
 
 
 @app.command()
@@ -112,8 +122,8 @@ def trace(
         str | None, typer.Option(metavar="PICTURE", help="Run one picture, and show what each layer makes of it.")
     ] = None,
     png: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Where the picture's maps are drawn. Default: feature_maps.png."),
+        str | None,
+        typer.Option(metavar="FILE", help=f"Where the picture's maps are drawn. Default: {PNG}."),
     ] = None,
     sets: Sets = None,
     json: Json = False,
@@ -140,7 +150,13 @@ def trace(
             net, bundle = trace_job.of_model(model, tracking_of(tracking))
         else:
             net, bundle = _net(conf, preset, sets or (), shape, classes, console), None
-        result = trace_job.run(net, image=image, bundle=bundle, png=png or PNG, console=console)
+        result = trace_job.run(
+            net,
+            image=None if image is None else place_of("--image", image, "the path or URI of a picture"),
+            bundle=bundle,
+            png=place_of("--png", PNG if png is None else png, "the path of a file"),
+            console=console,
+        )
         trace_job.show(result, console)
         return result
 
@@ -162,17 +178,26 @@ def _net(
     from cnnjob.models.presets import PRESETS, net_for
 
     given = None if shape is None else _shape(shape)
+    if classes is not None and not 2 <= classes <= MAX_CLASSES:  # noqa: PLR2004 - one is nothing to classify
+        raise UserError(f"--classes {_told(str(classes))} should be from 2 to {MAX_CLASSES:,}")
     if conf:
         from pipelines import trace as trace_job
 
         return trace_job.of_conf(kinds.load("train", conf, sets), given, classes, console)
-    name = preset or "default"
+    name = "default" if preset is None else preset
     model = load_config(ModelConfig, {"preset": name}, where="--preset")
     return net_for(model, given or PRESETS[name].shape, PRESETS[name].num_classes if classes is None else classes)
 
 
 def _shape(text: str) -> tuple[int, int, int]:
-    parts = text.lower().split("x")
-    if len(parts) != 3 or not all(part.isdigit() and int(part) > 0 for part in parts):  # noqa: PLR2004 - C, H, W
-        raise UserError(f"--shape {text!r} should be CHANNELSxHEIGHTxWIDTH, such as 3x32x32")
-    return cast("tuple[int, int, int]", tuple(int(part) for part in parts))
+    found = re.fullmatch("([0-9]{1,4})x([0-9]{1,4})x([0-9]{1,4})", text.lower())
+    sizes = cast("tuple[int, int, int]", tuple(int(size) for size in found.groups())) if found else (0, 0, 0)
+    if not 1 <= min(sizes) <= max(sizes) <= MAX_SIDE:
+        raise UserError(
+            f"--shape {_told(text)!r} should be CHANNELSxHEIGHTxWIDTH, each from 1 to {MAX_SIDE:,}, such as 3x32x32"
+        )
+    return sizes
+
+
+def _told(text: str) -> str:
+    return text if len(text) <= MAX_TOLD else f"{text[:MAX_TOLD]}..."

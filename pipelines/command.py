@@ -36,13 +36,18 @@ Last = Annotated[
     str | None, typer.Option("--to", metavar="YYYY-MM-DD", help="Last date of the range, included; with --from.")
 ]
 Tracking = Annotated[
-    str, typer.Option("--tracking", help="Where MLflow is: a folder or a URI, as tracking.uri of the train conf.")
+    str,
+    typer.Option(
+        "--tracking", metavar="URI", help="Where MLflow is: a folder or a URI, as tracking.uri of the train conf."
+    ),
 ]
-Address = Annotated[str, typer.Option("--address", help="URL of the cluster's dashboard and jobs API.")]
+Address = Annotated[
+    str, typer.Option("--address", metavar="ADDRESS", help="URL of the cluster's dashboard and jobs API.")
+]
 JobId = Annotated[
     str, typer.Argument(metavar="JOB", help="The job's id, as `cnnjob jobs` lists it.", show_default=False)
 ]
-State = Annotated[str, typer.Option("--state", help="Folder with the token of the local head.")]
+State = Annotated[str, typer.Option("--state", metavar="FOLDER", help="Folder with the token of the local head.")]
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 DEFAULT_STATE = "~/.cnnjob"
@@ -66,7 +71,9 @@ def run_command(job: Callable[[Console], object], *, as_json: bool, debug: bool)
     with guarded_stdout() as out:
         console = Console(as_json=as_json, out=out, err=sys.stderr)
         try:
+            _check_open(as_json=as_json)
             console.result(job(console))
+            _check_told(console)
         except CnnjobError as error:
             console.close()
             _fail(error, console, debug=debug)
@@ -81,6 +88,24 @@ def run_command(job: Callable[[Console], object], *, as_json: bool, debug: bool)
             _ended(interrupt.received() or signal.SIGINT, getattr(ended, "__notes__", [GO_ON]), console)
         finally:
             console.close()
+
+
+def _check_open(*, as_json: bool) -> None:
+    """Raises before the work where its result could not be told."""
+    if as_json and sys.__stdout__ is None:
+        raise JobError(
+            "--json prints the result on standard output, and that is closed; nothing was done. "
+            "Open it, or leave --json out."
+        )
+
+
+def _check_told(console: Console) -> None:
+    """Raises after the work where some of its result could not be told."""
+    if console.lost is not None:
+        raise JobError(
+            f"standard output cannot be written to: {console.lost.strerror}. The work is done, and its result could "
+            f"not be printed whole; run the same command again where it can."
+        )
 
 
 def _fail(error: CnnjobError, console: Console, *, debug: bool) -> NoReturn:
@@ -132,11 +157,31 @@ def tracking_of(text: str) -> str:
     Raises:
         UserError: It is no path or URI.
     """
+    return place_of("--tracking", text, "a folder or a URI, as in the train conf")
+
+
+def state_of(text: str) -> str:
+    """``--state`` as ``state`` of a cluster conf.
+
+    Raises:
+        UserError: It is no folder of this machine.
+    """
+    wanted = "a folder of this machine"
+    place = place_of("--state", text, wanted)
+    if "://" in place:
+        raise UserError(f"--state {text} is a URI. Give {wanted}.")
+    return place
+
+
+def place_of(option: str, text: str, wanted: str) -> str:
+    """What an option says of a place, as a conf has it: absolute, with ~ expanded.
+
+    Raises:
+        UserError: It is no path or URI; the message names the option and what is wanted.
+    """
     from cnnjob.config.base import absolute
 
     try:
         return absolute(text)
     except ValueError as error:
-        raise UserError(
-            f"{f'--tracking {text}'.strip()}: {error}. Give a folder or a URI, as in the train conf."
-        ) from error
+        raise UserError(f"{f'{option} {text}'.strip()}: {error}. Give {wanted}.") from error

@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import IO, Any
 
 PLAIN_WIDTH = 120
@@ -23,10 +23,12 @@ class Console:
 
     Attributes:
         as_json: Print results as one JSON object.
+        lost: Why some of what is meant for standard output could not be written; None: nothing was lost.
     """
 
     def __init__(self, *, as_json: bool, out: IO[str], err: IO[str]) -> None:
         self.as_json = as_json
+        self.lost: OSError | None = None
         self._out = out
         self._err = err
         self._bars: Any = None
@@ -40,7 +42,8 @@ class Console:
         if self._bars is not None:
             self._bars.console.print(message, markup=False, highlight=False)
         else:
-            _write_line(self._err, message)
+            # A note that finds no place is no reason to end the work.
+            write(self._err, message + "\n")
 
     def advance(self, stage: str, done: int, total: int, unit: str) -> None:
         """A bar on a terminal; elsewhere a line now and then, and one when the stage is done. Both with the rate."""
@@ -87,23 +90,30 @@ class Console:
             # As text: the name of a class may look like Rich's markup.
             drawn.add_row(*(Text(_cell(value)) for value in row))
         width = None if self._out.isatty() else PLAIN_WIDTH
-        RichConsole(file=self._out, highlight=False, width=width).print(drawn)
+        console = RichConsole(file=self._out, highlight=False, width=width)
+        # Written by Rich, it would end the process where nobody reads it any more.
+        with console.capture() as captured:
+            console.print(drawn)
+        self._put(captured.get())
 
     def say(self, text: str = "") -> None:
         """A line of the result on standard output; nothing with ``--json``."""
         self._close_bars()
         if not self.as_json:
-            _write_line(self._out, text)
+            self._put(text + "\n")
 
     def result(self, result: object) -> None:
         """The result object; only with ``--json``."""
         self._close_bars()
         if self.as_json:
-            _write_line(self._out, json.dumps(plain(result), ensure_ascii=False, default=str))
+            self._put(json.dumps(plain(result), ensure_ascii=False, default=str) + "\n")
 
     def close(self) -> None:
         """End the bars, whatever happened."""
         self._close_bars()
+
+    def _put(self, text: str) -> None:
+        self.lost = write(self._out, text) or self.lost
 
     def _advance_bar(self, stage: str, done: int, total: int, unit: str, rate: str) -> None:
         from rich.console import Console as RichConsole
@@ -147,21 +157,38 @@ def guarded_stdout() -> Iterator[IO[str]]:
     real = os.dup(1)
     os.dup2(2, 1)
     try:
-        with os.fdopen(os.dup(real), "w", encoding="utf-8") as out:
+        with os.fdopen(os.dup(real), "w", encoding="utf-8") as out, redirect_stdout(sys.stderr):
             yield out
     finally:
-        sys.stdout.flush()
         os.dup2(real, 1)
         os.close(real)
 
 
-def _write_line(stream: IO[str], text: str) -> None:
+def write(stream: IO[str], text: str) -> OSError | None:
+    """Write and flush. What cannot be written is lost, and so is all that follows it.
+
+    Returns:
+        Why; None where it is written, or who read it has gone, as `head` does: then nobody misses it.
+    """
     try:
-        stream.write(text + "\n")
+        stream.write(text)
         stream.flush()
-    except BrokenPipeError:
-        # Who read it has gone, as `head` does; the work is done all the same, and so is what is left to say.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    except OSError as error:
+        # What is left in its buffer would fail again where it is closed, at the end of the process if not before.
+        with open(os.devnull, "w") as null:  # noqa: PTH123 - nothing is encoded
+            os.dup2(null.fileno(), stream.fileno())
+        return None if isinstance(error, BrokenPipeError) else error
+    return None
+
+
+def open_closed_streams() -> None:
+    """Let a standard stream that was closed when the process began lead nowhere: a file would take its place."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            # The first of the free numbers is taken, which is that of the stream.
+            stream = open(os.devnull, mode, encoding="utf-8")  # noqa: PTH123, SIM115 - it stays open
+            os.set_inheritable(stream.fileno(), True)
+            setattr(sys, name, stream)
 
 
 def _cell(value: object) -> str:

@@ -15,18 +15,18 @@ from cnnjob.cluster.head import Head
 from cnnjob.cluster.submit import JobState
 from cnnjob.config import kinds
 from cnnjob.config.base import Config, absolute
-from cnnjob.config.cluster import ClusterConfig
+from cnnjob.config.cluster import RULES, ClusterConfig
 from cnnjob.config.load import load_config
 from cnnjob.config.nightly import NightlyConfig
 from cnnjob.config.score import ScoreConfig
 from cnnjob.scoring.dates import day_of
-from pipelines.console import Console
+from pipelines.console import Console, write
 
 
 def up(conf: Path | None, overrides: Sequence[str], console: Console) -> Head:
     """Start a head on this machine."""
     if conf is None:
-        config = load_config(ClusterConfig, {}, where="--set", overrides=overrides)
+        config = load_config(ClusterConfig, {}, where="--set", overrides=overrides, rules=RULES)
     else:
         config = kinds.load("cluster", conf, overrides)
     console.note("Starting a Ray head on this machine")
@@ -54,7 +54,7 @@ def submit(
     wait: bool,
 ) -> JobState:
     """Submit a job; with ``wait``, show its log and end as it ends."""
-    config = kinds.load(kind, conf, overrides)
+    config = kinds.load(kind, conf, overrides, submitted=True)
     _check_date(config)
     client = _client(address, state)
     job_id = api.submit(client, kind, config)
@@ -104,9 +104,7 @@ def _shown(code: int | None) -> str:
 
 def logs(job_id: str, address: str, state: str, console: Console) -> dict[str, str]:
     """The log of a job so far."""
-    client = _client(address, state)
-    api.state(client, job_id)
-    text: str = client.get_job_logs(job_id)
+    text = api.logs(_client(address, state), job_id)
     console.say(text)
     return {"job_id": job_id, "log": text}
 
@@ -114,10 +112,10 @@ def logs(job_id: str, address: str, state: str, console: Console) -> dict[str, s
 def stop(job_id: str, address: str, state: str, console: Console) -> JobState:
     """Stop a job."""
     client = _client(address, state)
-    api.state(client, job_id)
-    client.stop_job(job_id)
-    console.say(f"Asked {job_id} to stop")
-    return api.state(client, job_id)
+    told = api.stop(client, job_id)
+    stands = api.state(client, job_id)
+    console.say(f"Asked {job_id} to stop" if told else f"Nothing to do: {job_id} has ended, {stands.status}")
+    return stands
 
 
 def _client(address: str, state: str) -> JobSubmissionClient:
@@ -125,5 +123,4 @@ def _client(address: str, state: str) -> JobSubmissionClient:
 
 
 def _write(text: str) -> None:
-    sys.stderr.write(text)
-    sys.stderr.flush()
+    write(sys.stderr, text)

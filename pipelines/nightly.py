@@ -15,7 +15,7 @@ from cnnjob.tracking.registry import resolve
 from cnnjob.tracking.server import connect
 from pipelines import score
 from pipelines.console import Console
-from pipelines.score import ScoreResult
+from pipelines.score_result import ScoreResult
 
 
 @dataclass(frozen=True)

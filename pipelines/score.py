@@ -9,14 +9,21 @@ import datetime as dt
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
-from cnnjob import exclusive, storage
+from cnnjob import exclusive, interrupt, storage
 from cnnjob.config.load import dump_config
 from cnnjob.config.prepare import ImageConfig
 from cnnjob.config.score import ScoreConfig
-from cnnjob.errors import DatasetError, JobError, LostPartsError, RefusedRowsError
+from cnnjob.errors import (
+    CnnjobError,
+    DatasetError,
+    IntegrityError,
+    JobError,
+    LostPartsError,
+    OvertakenError,
+    RefusedRowsError,
+)
 from cnnjob.models.bundle import image_form
 from cnnjob.models.presets import net_of
 from cnnjob.models.trace import trace
@@ -34,70 +41,29 @@ from cnnjob.tracking.server import connect
 from pipelines.clock import Pace
 from pipelines.console import Console
 from pipelines.score_checks import (
+    check_classes,
     check_fit,
     check_refused,
     check_space,
     informed,
     is_mended,
+    of_one_date,
     told_who_won,
 )
-from pipelines.score_place import check_apart, check_form, check_ours, check_root
+from pipelines.score_place import (
+    check_apart,
+    check_date,
+    check_form,
+    check_keys,
+    check_root,
+    check_table,
+    check_unclaimed,
+    check_writable,
+)
+from pipelines.score_result import RangeResult, ScoreResult
 
 _CLASSES_SHOWN = 10
 """Of the rows by class, so that a result of a thousand classes is a line."""
-
-
-@dataclass(frozen=True)
-class ScoreResult:
-    """What ``cnnjob score --json`` prints.
-
-    Attributes:
-        output: Root of the table.
-        date: YYYY-MM-DD.
-        rows: Rows in the date's table.
-        refused: Rows in quarantine, by reason.
-        published: False where there was nothing left to do.
-        version: The published version.
-        model_name: Registered name of the model.
-        model_version: Its version.
-        images_per_s: Rows scored now over the time from before the start of Ray to the publication's end.
-        images_per_s_steady: Without warm-up: rows over time from when as many units as there are processes were done,
-            these not counted, to the last one.
-        stages: Seconds of ``scoring`` (with the start of Ray), ``verify`` and ``publish``.
-        seconds: Wall time of the command's work.
-        units: Units in the plan, and how many of them an earlier run had finished.
-        counts: Rows by predicted class.
-        quarantine: The table of the refused rows; empty where there are none.
-    """
-
-    output: str
-    date: str
-    rows: int
-    refused: dict[str, int]
-    published: bool
-    version: str
-    model_name: str
-    model_version: str
-    images_per_s: float
-    images_per_s_steady: float
-    seconds: float
-    stages: dict[str, float]
-    units: dict[str, int]
-    counts: dict[str, int]
-    quarantine: str
-
-
-@dataclass(frozen=True)
-class RangeResult:
-    """What ``cnnjob score --from --to --json`` prints.
-
-    Attributes:
-        dates: A result for each date that was missing and is scored, in order.
-        failed: Why those that are left could not be, by date.
-    """
-
-    dates: list[ScoreResult]
-    failed: dict[str, str] = field(default_factory=dict)
 
 
 def now() -> dt.datetime:
@@ -115,16 +81,21 @@ def run(config: ScoreConfig, console: Console) -> ScoreResult:
 def run_range(config: ScoreConfig, first: str, last: str, console: Console) -> RangeResult:
     """Score the dates from ``first`` to ``last`` that have no scores, in order.
 
-    A date with scores is left as it is, also where its input has changed since: ``--date`` scores it again. A date
-    whose input is missing or unfit is passed over and told at the end; any other failure would be that of the next date
-    too, and ends the command. Those before it are published, and the same command goes on with it.
+    A date with scores is left as it is, also where its input has changed since: ``--date`` scores it again. A date is
+    passed over and told at the end where what it alone has is wrong: its input, its folder or its log, see
+    ``score_checks.of_one_date``. Any other failure would be that of the next date too, and ends the command. Those
+    before it are published, and the same command goes on with it.
     """
     check_root(config)
     asked = days(parse(first, "--from"), parse(last, "--to"))
-    published = {day: _published(Table(config.output, day), config) for day in asked}
-    missing = [day for day, (version, lost) in published.items() if version is None or lost]
+    missing: list[dt.date] = []
     results: list[ScoreResult] = []
     failed: dict[str, str] = {}
+    for day in asked:
+        with _passed_over(day, failed, console):
+            version, lost = _published(Table(config.output, day), config)
+            if version is None or lost:
+                missing.append(day)
     if missing:
         # Imported here: where no date is missing, there is no need to wait for Ray.
         from cnnjob.cluster.session import shared_session
@@ -132,16 +103,22 @@ def run_range(config: ScoreConfig, first: str, last: str, console: Console) -> R
         resolved = resolve(connect(config.tracking.uri), config.model)
         with shared_session():
             for day in missing:
-                try:
+                with _passed_over(day, failed, console):
                     results.append(score_date(config, day, resolved, console))
-                except (DatasetError, RefusedRowsError) as error:
-                    if for_date(config.input.uri, day) == config.input.uri:
-                        raise
-                    failed[day.isoformat()] = str(error)
-                    console.note(f"{day} is passed over: {error}")
-                else:
                     show(results[-1], console)
-    return RangeResult(results, failed)
+    return RangeResult(results, dict(sorted(failed.items())))
+
+
+@contextmanager
+def _passed_over(day: dt.date, failed: dict[str, str], console: Console) -> Iterator[None]:
+    """What is wrong with one date of a range is told and noted in ``failed``, and the next one's turn comes."""
+    try:
+        yield
+    except CnnjobError as error:
+        if not error.of_one_date:
+            raise
+        failed[day.isoformat()] = str(error)
+        console.note(f"{day} is passed over: {error}")
 
 
 def score_date(config: ScoreConfig, date: dt.date, resolved: Resolved, console: Console) -> ScoreResult:
@@ -157,16 +134,26 @@ def score_date(config: ScoreConfig, date: dt.date, resolved: Resolved, console: 
         return _result(config, before, published=False, seconds=time.perf_counter() - began)
     model = _scoring_model(resolved)
     source = for_date(config.input.uri, date)
-    check_apart(config, source)
-    check_ours(table, before)
+    is_own = source != config.input.uri
+    with of_one_date(is_own=is_own):
+        check_apart(config, source)
+    with of_one_date():
+        check_date(table)
+    if before is None:
+        check_table(table)
+        with of_one_date():
+            check_unclaimed(table)
     check_form(config, table, model, console)
-    given = open_input(config, source, _form(config, resolved))
-    check_fit(config, given, resolved)
-    plan = given.plan(config, model)
-    if not plan.rows:
-        raise DatasetError(f"{source} has no rows in its split {config.input.split}; there is nothing to score.")
+    check_classes(config, model)
+    with of_one_date(is_own=is_own):
+        given = open_input(config, source, _form(config, resolved))
+        check_fit(config, given, resolved)
+        check_keys(table, source, given.keys)
+        plan = given.plan(config, model)
+        if not plan.rows:
+            raise DatasetError(f"{source} has no rows in its split {config.input.split}; there is nothing to score.")
     if before is not None and is_whole and before.plan_digest == plan.digest:
-        if config.mode == "error" or not is_mended(table, before):
+        if config.mode == "error" or not is_mended(table, before, config.limits.max_bytes):
             return _result(config, before, published=False, seconds=time.perf_counter() - began)
         console.note(f"Files of {date} that could not be read can be now: it is scored again")
     elif before is not None and is_whole and config.mode == "error":
@@ -174,7 +161,12 @@ def score_date(config: ScoreConfig, date: dt.date, resolved: Resolved, console: 
             f"{config.output} has scores for {date}, version {before.version} of model version "
             f"{before.model['version']}, and mode is error. Set mode: replace, or score another date."
         )
-    with told_who_won(table, plan, before):
+    check_writable(table)
+    with (
+        of_one_date(IntegrityError, OvertakenError),
+        of_one_date(DatasetError, RefusedRowsError, is_own=is_own),
+        told_who_won(table, plan, before),
+    ):
         published, pace, reused = _work(config, table, given, plan, resolved, model, before, console)
     return _result(
         config,
@@ -190,10 +182,11 @@ def score_date(config: ScoreConfig, date: dt.date, resolved: Resolved, console: 
 
 def _published(table: Table, config: ScoreConfig) -> tuple[ScoresManifest | None, LostPartsError | None]:
     """What is published for a date, and what is missing of it; what a dead run committed is finished."""
-    try:
-        return commit.recover(table, config.history), None
-    except LostPartsError as error:
-        return current(table), error
+    with of_one_date():
+        try:
+            return commit.recover(table, config.history), None
+        except LostPartsError as error:
+            return current(table), error
 
 
 def show(result: ScoreResult | RangeResult, console: Console) -> None:
@@ -270,7 +263,10 @@ def _work(
         verify(staging, plan, ledger, given)
         pace.stage("verify")
         document = config.model_dump(mode="json")
-        published = commit.publish(table, plan, ledger, model, document, scored_at, base=before, history=config.history)
+        interrupt.check()
+        published = commit.publish(
+            table, plan, ledger, model, document, scored_at, base=before, keys=given.keys, history=config.history
+        )
         pace.stage("publish")
     return published, pace, done
 
@@ -349,6 +345,7 @@ def _score(
 
     rows, total = 0, sum(unit.rows for unit in units)
     for receipt in job.run(units, desk, resolved.bundle, sizes, num_processes=config.engine.num_processes):
+        interrupt.check()
         rows += receipt.rows + len(receipt.refused)
         console.advance("scoring", rows, total, "rows")
         yield receipt

@@ -10,7 +10,7 @@ from filelock import FileLock, Timeout
 from cnnjob import storage
 from cnnjob.config.score import OWN_COLUMNS, ScoreConfig
 from cnnjob.data.reach import any_within_reach
-from cnnjob.errors import CnnjobError, DatasetError, RefusedRowsError, StorageError
+from cnnjob.errors import CnnjobError, DatasetError, IntegrityError, RefusedRowsError, StorageError, UserError
 from cnnjob.schema import REASON, URI
 from cnnjob.scoring import commit
 from cnnjob.scoring.inputs import DatasetInput, Input
@@ -23,6 +23,42 @@ from pipelines.console import Console
 
 _ROW_BYTES = 128
 """Of a scored row on disk beside its probabilities, generously: id, class, times, what Parquet adds."""
+
+
+@contextmanager
+def of_one_date(*kinds: type[CnnjobError], is_own: bool = True) -> Iterator[None]:
+    """Mark errors in the block, which looks at what one date alone has: its log, its folder, its input.
+
+    A range passes such a date over. A store, a disk or a cluster that fails is not marked: the next date needs it too.
+
+    Args:
+        kinds: The errors that are about the date, and not about what is done with it; by default those of wrong input
+            and of damaged files.
+        is_own: Whether the date has a thing of its own there; not so with one input for all dates.
+    """
+    try:
+        yield
+    except CnnjobError as error:
+        error.of_one_date |= is_own and isinstance(error, kinds or (UserError, IntegrityError))
+        raise
+
+
+def check_classes(config: ScoreConfig, model: ScoringModel) -> None:
+    """A column for each class has a name of its own, also for readers that do not tell upper from lower case.
+
+    Raises:
+        UserError: With two classes whose columns would be one.
+    """
+    if config.probabilities != "columns":
+        return
+    seen: dict[str, str] = {}
+    for name in model.class_names:
+        other = seen.setdefault(name.casefold(), name)
+        if other != name:
+            raise UserError(
+                f"probabilities: of the classes {other!r} and {name!r} the columns p_{other} and p_{name} would be one "
+                f"to DuckDB, Spark and Hive, which do not tell upper from lower case. Set probabilities: list."
+            )
 
 
 def check_fit(config: ScoreConfig, given: Input, resolved: Resolved) -> None:
@@ -44,12 +80,15 @@ def check_fit(config: ScoreConfig, given: Input, resolved: Resolved) -> None:
                 f"{wanted['color']}. Prepare the input with the image settings of the model's data set."
             )
     classes = resolved.bundle.description.class_names if config.probabilities == "columns" else ()
-    taken = {*OWN_COLUMNS, *(f"p_{name}" for name in classes)} & {key.name for key in given.keys}
-    if taken:
-        raise DatasetError(
-            f"{given.uri} has the key column {min(taken)!r}, and a table of scores has a column of that name itself. "
-            f"Prepare the data set without it in source.columns.keys, or under another name."
-        )
+    names = {*OWN_COLUMNS, *(f"p_{name}".casefold() for name in classes)}
+    for key in given.keys:
+        if key.name.casefold() in names:
+            raise DatasetError(
+                f"{given.uri} has the key column {key.name!r}, and a table of scores has a column of that name itself, "
+                f"or another key has it, but for the case of letters, which DuckDB, Spark and Hive do not tell. "
+                f"Prepare the data set without it in source.columns.keys, or under another name."
+            )
+        names.add(key.name.casefold())
 
 
 def check_space(config: ScoreConfig, rows: int, model: ScoringModel) -> None:
@@ -71,9 +110,10 @@ def check_space(config: ScoreConfig, rows: int, model: ScoringModel) -> None:
         )
 
 
-def is_mended(table: Table, published: ScoresManifest) -> bool:
-    """Whether a file that was gone or closed when a version was made can be read now."""
-    return any_within_reach(published.refused, table.beside("quarantine", published.number, published.version))
+def is_mended(table: Table, published: ScoresManifest, max_bytes: int) -> bool:
+    """Whether a file that was gone or closed when a version was made can be read now, up to ``max_bytes``."""
+    quarantine = table.beside("quarantine", published.number, published.version)
+    return any_within_reach(published.refused, quarantine, max_bytes)
 
 
 def check_refused(config: ScoreConfig, plan: Plan, ledger: Ledger, staging: str) -> None:

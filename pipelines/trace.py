@@ -2,9 +2,9 @@
 
 import dataclasses
 import math
+import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cnnjob import storage
@@ -12,7 +12,7 @@ from cnnjob.config.prepare import ImageConfig, LimitsConfig
 from cnnjob.config.train import TrainConfig
 from cnnjob.errors import CnnjobError, UserError
 from cnnjob.models.presets import PRESETS, net_for, net_of
-from cnnjob.models.spec import Net, Stage
+from cnnjob.models.spec import FLOAT_BYTES, Net, Stage
 from cnnjob.models.trace import trace
 from pipelines.console import Console
 
@@ -25,6 +25,8 @@ Shape = tuple[int, int, int]
 BATCH = 1000
 BAR_WIDTH = 40
 SHOWN_CLASSES = 10
+PICTURE_BYTES = 4_000_000_000
+"""Of the weights and all maps, where a picture is run."""
 _MODEL = re.compile(r"models:/[^@/]+(@[^@/]+|/[0-9]+)")
 """As a score config takes it."""
 
@@ -115,17 +117,39 @@ def of_model(uri: str, tracking: str) -> tuple[Net, "Bundle"]:
     return net_of(bundle.description.architecture), bundle
 
 
-def run(net: Net, *, image: str | None, bundle: "Bundle | None", png: Path, console: Console) -> TraceResult:
-    """Trace a net; with a picture, run it, with the bundle's weights or untrained ones, and draw the maps."""
+def run(net: Net, *, image: str | None, bundle: "Bundle | None", png: str, console: Console) -> TraceResult:
+    """Trace a net; with a picture, run it, with the bundle's weights or untrained ones, and draw the maps.
+
+    Raises:
+        UserError: The picture cannot be run, or the maps would be drawn over it.
+    """
     found = trace(net)
     result = TraceResult(found.stages, found.parameters, found.flops)
     if image is None:
         return result
+    _check_runs(result, net)
+    if os.path.realpath(png) == os.path.realpath(image):
+        raise UserError(f"the maps would be drawn over the picture, {image}; give another file with --png")
     return _with_picture(result, net, image, bundle, png, console)
 
 
+def _check_runs(result: TraceResult, net: Net) -> None:
+    """Raises where no picture can be run through the net: it has other channels, or is too large."""
+    if net.shape[0] not in (1, 3):
+        raise UserError(
+            f"--image needs a net for gray or color pictures, 1 or 3 channels, and this one has {net.shape[0]}; "
+            f"give another --shape, or leave --image out"
+        )
+    needed = FLOAT_BYTES * (result.parameters + sum(math.prod(stage.shape_out) for stage in result.stages))
+    if needed > PICTURE_BYTES:
+        raise UserError(
+            f"one picture in this net takes {needed / 1e9:,.1f} GB of memory, and --image takes "
+            f"{PICTURE_BYTES / 1e9:g} GB at most; leave --image out, or trace a smaller net or smaller images"
+        )
+
+
 def _with_picture(
-    result: TraceResult, net: Net, image: str, bundle: "Bundle | None", png: Path, console: Console
+    result: TraceResult, net: Net, image: str, bundle: "Bundle | None", png: str, console: Console
 ) -> TraceResult:
     from cnnjob.data.decode import Refusal
     from cnnjob.data.formats.encoded import decode
@@ -151,7 +175,7 @@ def _with_picture(
         module = restored(bundle)
         class_names = bundle.description.class_names
     found = layers(module, pixels)
-    storage.write_bytes(str(png.absolute()), draw_feature_maps(found, class_names))
+    storage.write_bytes(png, draw_feature_maps(found, class_names))
     ranges = tuple(
         LayerRange(
             layer.name,
@@ -163,7 +187,7 @@ def _with_picture(
         for layer in found
     )
     shares = sorted(zip(class_names, found[-1].values.tolist(), strict=True), key=lambda pair: -pair[1])
-    return dataclasses.replace(result, layers=ranges, probabilities=dict(shares), png=str(png.absolute()))
+    return dataclasses.replace(result, layers=ranges, probabilities=dict(shares), png=png)
 
 
 def _form(net: Net, bundle: "Bundle | None") -> ImageConfig:

@@ -16,22 +16,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from cnnjob import interrupt, storage
-from cnnjob.cluster.session import Needs, session, worker_environment
+from cnnjob.cluster.session import Needs, is_own, session, worker_environment
 from cnnjob.config.load import dump_config
 from cnnjob.config.train import TrainConfig
 from cnnjob.data.manifest import Manifest, read_manifest
-from cnnjob.errors import (
-    CnnjobError,
-    ConfigError,
-    Mistake,
-    ModelError,
-    StorageError,
-    TrackingError,
-    TrainingError,
-)
-from cnnjob.models.presets import net_for
-from cnnjob.models.spec import Net
+from cnnjob.errors import CnnjobError, ModelError, StorageError, TrackingError, TrainingError
 from cnnjob.tracking import runs
+from cnnjob.tracking.inputs import ReadSplit, log_inputs
 from cnnjob.tracking.registry import is_registered
 from cnnjob.tracking.sender import MetricSender
 from cnnjob.tracking.server import Server, connect, resolved_uri
@@ -41,7 +32,7 @@ from cnnjob.training.feed import FeedChoice, feed_of
 from cnnjob.training.metrics import wilson
 from cnnjob.training.observations import observations
 from cnnjob.training.order import num_steps
-from cnnjob.training.state import RunState, alone, begun, open_run, run_id_of, save_run
+from cnnjob.training.state import RunState, alone, begun, open_run, run_id_of, save_first, save_run, version_of
 from cnnjob.training.stop import check_ours, is_taken, take_up
 from cnnjob.training.worker import TrainJob
 from cnnjob.versions import git_commit
@@ -49,8 +40,11 @@ from pipelines import training_trace
 from pipelines.clock import process_began
 from pipelines.console import Console
 from pipelines.register import TEST_METRICS, figures_of_test, register
+from pipelines.train_checks import check_memory, fitting_net
 
 EPOCH_KEYS = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "images_per_s", "first_batch_s")
+SHOWN_DIGITS = 12
+"""Of a fingerprint, where people read it."""
 FEW_TEST_ROWS = 1000
 """With so many an accuracy of 0.9 is known to 0.02, either way, at 95 %; with fewer that is worth telling."""
 
@@ -96,26 +90,23 @@ def run(config: TrainConfig, console: Console) -> TrainResult:
     began = process_began()
     marks = {"imports": time.time() - began}
     manifest = read_manifest(config.dataset)
-    net = _fitting_net(config, manifest)
+    net = fitting_net(config, manifest)
     run_folder = storage.join(config.storage, config.name)
     if (result := _finished(open_run(run_folder, config, manifest), config)) is not None:
         return result
     feed = feed_of(config, manifest)
+    check_memory(config, manifest, net)
     with session(_needs(config, manifest), console):
         marks["ray"] = time.time() - began
         # An address that MLflow does not open is a mistake, and is told before anything is written.
         server = connect(config.tracking.uri, create=True)
         with alone(run_folder):
             # Another command may have been at it until now.
-            state = open_run(run_folder, config, manifest)
-            if (result := _finished(state, config)) is not None:
+            if (result := _finished(open_run(run_folder, config, manifest), config)) is not None:
                 return result
             # The first thing that is written: where that is not allowed, MLflow has no run of it.
             storage.write_bytes(storage.join(run_folder, "config.yaml"), dump_config(config).encode())
-            if state is not None and runs.resume_run(server, state.run_id):
-                console.note(f"Run {config.name} goes on in {run_folder}")
-            else:
-                state = _begin(server, config, manifest, run_folder, feed)
+            state = _entered(server, config, manifest, feed, console)
             marks["mlflow"] = time.time() - began
             threads = driver.threads_of(config.cpus_per_worker)
             job = TrainJob(config, manifest, net, run_folder, state.run_id, threads, began, marks, uuid.uuid4().hex)
@@ -130,29 +121,32 @@ def run(config: TrainConfig, console: Console) -> TrainResult:
 
 
 def _finished(state: RunState | None, config: TrainConfig) -> TrainResult | None:
-    """What a finished run gave, where that is what is asked for: this model, in this MLflow, which still has it."""
+    """What a finished run gave, where that is what is asked for: this model, in this MLflow, which still has it.
+
+    Its run in MLflow is ended as finished once more: a command that came after, to register it under another name, and
+    was ended has left it as ended too.
+    """
     asked = (config.model_name, resolved_uri(config.tracking.uri))
     if state is None or state.result is None or (state.result["model_name"], state.result["tracking_uri"]) != asked:
         return None
     result = TrainResult(**{**state.result, "created": False})
-    return result if _is_there(result, config.tracking.uri) else None
-
-
-def _is_there(result: TrainResult, uri: str) -> bool:
-    """Whether MLflow has the run and the model of a result; where it does not answer, nobody has removed them.
-
-    A command that came after, to register it under another name, and was ended has left the run as ended too.
-    """
     try:
-        server = connect(uri)
-        if not runs.is_there(server, result.run_id):
-            return False
+        server = connect(config.tracking.uri)
+        if not _is_there(server, result):
+            return None
         runs.end_as_finished(server, result.run_id)
-        return is_registered(server, result.model_name, result.model_version)
     except ModelError:
-        return False
+        # There is no such store any more.
+        return None
     except TrackingError:
-        return True
+        # Where MLflow does not answer, nobody has removed anything.
+        pass
+    return result
+
+
+def _is_there(server: Server, result: TrainResult) -> bool:
+    """Whether MLflow has the run and the model of a result."""
+    return runs.is_there(server, result.run_id) and is_registered(server, result.model_name, result.model_version)
 
 
 def show(result: TrainResult, console: Console) -> None:
@@ -236,17 +230,55 @@ def _needs(config: TrainConfig, manifest: Manifest) -> Needs:
     )
 
 
-def _begin(server: Server, config: TrainConfig, manifest: Manifest, run_folder: str, feed: FeedChoice) -> RunState:
+def _entered(server: Server, config: TrainConfig, manifest: Manifest, feed: FeedChoice, console: Console) -> RunState:
+    """The run that this command works on: the one that lies under its name and goes on, else one that begins.
+
+    On S3 two commands may begin at once. One of them begins the run, and the other's in MLflow is deleted.
+    """
+    run_folder = storage.join(config.storage, config.name)
+    while True:
+        version = version_of(run_folder)
+        state = open_run(run_folder, config, manifest)
+        if state is not None and runs.resume_run(server, state.run_id):
+            console.note(f"Run {config.name} goes on in {run_folder}")
+            break
+        state = begun(_run_in_mlflow(server, config, manifest, feed), config, manifest)
+        if save_first(run_folder, state, version):
+            break
+        runs.discard(server, state.run_id)
+    try:
+        log_inputs(server, state.run_id, _read_splits(config, manifest))
+    except TrackingError as error:
+        console.note(f"{error} Training goes on; its run has no data set in MLflow's column of that name.")
+    return state
+
+
+def _run_in_mlflow(server: Server, config: TrainConfig, manifest: Manifest, feed: FeedChoice) -> str:
+    """A new run in MLflow; its id."""
     params = {**config.model_dump(mode="json"), "data_fingerprint": manifest.fingerprint}
     tags = {
         "cnnjob.data_fingerprint": manifest.fingerprint,
         "mlflow.source.git.commit": git_commit() or "",
         "cnnjob.feed": f"{feed.kind}; {feed.reason}",
     }
-    run_id = runs.start_run(server, config.tracking.experiment, config.name, params, tags)
-    state = begun(run_id, config, manifest)
-    save_run(run_folder, state)
-    return state
+    return runs.start_run(server, config.tracking.experiment, config.name, params, tags)
+
+
+def _read_splits(config: TrainConfig, manifest: Manifest) -> list[ReadSplit]:
+    """What the run reads, as MLflow is told."""
+    contexts = {"train": "training", "val": "validation", "test": "test"}
+    return [
+        ReadSplit(
+            name=storage.name(config.dataset) or config.dataset,
+            digest=f"{manifest.fingerprint[:SHOWN_DIGITS]}-{split}",
+            uri=config.dataset,
+            context=context,
+            rows=manifest.splits[split].rows,
+            classes=len(manifest.class_names),
+            shape=manifest.image.shape,
+        )
+        for split, context in contexts.items()
+    ]
 
 
 def _train(job: TrainJob, server: Server, console: Console) -> list[dict[str, Any]]:
@@ -278,7 +310,7 @@ def _train(job: TrainJob, server: Server, console: Console) -> list[dict[str, An
                 console.row("epochs", training_trace.live(entry))
             metrics.put(values, step=step, timestamp_ms=entry["timestamp_ms"])
 
-        driver.fit(job, worker_environment(), on_entry)
+        driver.fit(job, worker_environment(), on_entry, own_ray=is_own())
     check_ours(job.run_folder, job.attempt)
     _check_ended(job, events)
     epochs = sum(entry["kind"] == journal.EPOCH for entry in entries)
@@ -320,49 +352,6 @@ def _check_ended(job: TrainJob, events: list[dict[str, Any]]) -> None:
             )
 
 
-def _fitting_net(config: TrainConfig, manifest: Manifest) -> Net:
-    """The net, where it and the rest of the config fit the data set.
-
-    Raises:
-        ConfigError: With all that does not.
-    """
-    mistakes = [*_missing_splits(manifest), *_nothing_left(config, manifest)]
-    net: Net | None = None
-    try:
-        net = net_for(config.model, manifest.image.shape, len(manifest.class_names))
-    except ModelError as error:
-        mistakes.append(Mistake("model", str(error)))
-    if mistakes or net is None:
-        raise ConfigError(f"{config.name}, with {config.dataset},", mistakes)
-    return net
-
-
-def _missing_splits(manifest: Manifest) -> Iterator[Mistake]:
-    """The best epoch is the one with the best validation, and what is registered has been tested."""
-    given = manifest.config["split"]["method"] == "given"
-    for split in ("val", "test"):
-        if not manifest.splits[split].rows:
-            advice = (
-                "give its source some, or set split.method to hash or stratified"
-                if given
-                else f"prepare it with a larger split.{split}, or with more images"
-            )
-            yield Mistake(
-                "dataset",
-                f"it has no {split} rows. The best epoch is chosen on val and measured on test, so both need some: "
-                f"{advice}",
-            )
-
-
-def _nothing_left(config: TrainConfig, manifest: Manifest) -> Iterator[Mistake]:
-    """What is moved or cut out of a picture leaves some of it."""
-    side = min(manifest.image.height, manifest.image.width)
-    for key, pixels in (("shift", config.augment.shift), ("cutout", config.augment.cutout)):
-        if pixels >= side:
-            what = f"{pixels} would leave nothing of some pictures, which are {side} pixels on a side"
-            yield Mistake(f"augment.{key}", what)
-
-
 def _finish(job: TrainJob, server: Server, entries: list[dict[str, Any]], feed: FeedChoice) -> TrainResult:
     kept = (*EPOCH_KEYS, "pause_s")
     epochs = [{key: entry[key] for key in kept} for entry in entries if entry["kind"] == journal.EPOCH]
@@ -379,7 +368,7 @@ def _finish(job: TrainJob, server: Server, entries: list[dict[str, Any]], feed: 
         test=finished.test,
         seconds_to_first_step=entries[0]["marks"]["first_step"],
         start=entries[0]["marks"],
-        feed=dataclasses.asdict(feed),
+        feed={"kind": feed.kind, "reason": feed.reason},
         parity=finished.parity,
         tracking_uri=server.uri,
     )

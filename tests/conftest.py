@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-pytest_plugins = ["tests.shared", "tests.line", "tests.s3", "tests.faults", "tests.unit.night"]
+pytest_plugins = ["tests.shared", "tests.line", "tests.s3", "tests.faults", "tests.signals", "tests.unit.night"]
 
 settings.register_profile("cnnjob", deadline=None, max_examples=50, database=None)
 settings.load_profile("cnnjob")

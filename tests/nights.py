@@ -68,7 +68,8 @@ class Work:
     def config(self) -> ScoreConfig:
         """The job's config: units of 64 rows, any share of refused rows."""
         more = {"split": "test"} if self.kind == "dataset" else self.given
-        options = {"units": UnitsConfig(target_rows=64), "limits": {"max_refused_share": 1.0}, **self.options}
+        limits = {} if self.kind == "dataset" else {"limits": {"max_refused_share": 1.0}}
+        options = {"units": UnitsConfig(target_rows=64), **limits, **self.options}
         given = InputConfig(kind=self.kind, uri=self.uri, **more)
         return ScoreConfig(input=given, model="models:/digits/1", output=self.root, date=DATE, **options)
 

@@ -11,7 +11,7 @@ from unittest import mock
 
 from cnnjob import storage
 from cnnjob.errors import CnnjobError
-from cnnjob.scoring import commit
+from cnnjob.scoring import commit, rolling
 from cnnjob.scoring.commit import publish
 from cnnjob.scoring.ledger import Ledger
 from cnnjob.scoring.plan import Plan, ScoringModel
@@ -84,7 +84,7 @@ def stops(phases: Sequence[str]) -> Iterator[None]:
         if phase in phases and isinstance(current, Publisher):
             current.reached()
 
-    with mock.patch.object(commit, "reached", reached):
+    with mock.patch.object(commit, "reached", reached), mock.patch.object(rolling, "reached", reached):
         yield
 
 
@@ -96,7 +96,7 @@ def jitter(seed: int, longest_s: float) -> Iterator[None]:
     def rest(*_: object, **__: object) -> None:
         time.sleep(draw.uniform(0, longest_s))
 
-    with mock.patch.object(commit, "reached", rest):
+    with mock.patch.object(commit, "reached", rest), mock.patch.object(rolling, "reached", rest):
         yield
 
 

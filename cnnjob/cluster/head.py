@@ -58,15 +58,23 @@ def start(config: ClusterConfig) -> Head:
     """Start a head and wait until its jobs API answers.
 
     Raises:
-        UserError: One is running already.
+        UserError: One is running already, a port is taken, or the folder cannot be used.
         ClusterError: It did not come up in time; its log says why.
     """
     state = Path(config.state)
     running = find(state)
     if running is not None:
         raise UserError(f"a head is running already at {running.address} (process {running.pid}); stop it: cnnjob down")
-    state.mkdir(parents=True, exist_ok=True, mode=0o700)
-    token = _write_token(state / TOKEN)
+    _check_free("port", config.port)
+    _check_free("dashboard_port", config.dashboard_port)
+    try:
+        state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        token = _write_token(state / TOKEN)
+    except OSError as error:
+        raise UserError(
+            f"the head's token cannot be kept in {state}: {error.strerror}. Give another folder as state; nothing was "
+            f"started."
+        ) from error
     address = f"http://127.0.0.1:{config.dashboard_port}"
     command = [
         *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"),
@@ -83,7 +91,14 @@ def start(config: ClusterConfig) -> Head:
     ray_address = f"127.0.0.1:{config.port}"
     head = Head(address, ray_address, process.pid, str(token), _boot_id(), start_of(process.pid))
     (state / RECORD).write_text(json.dumps(vars(head)))
-    _wait(process, head, state)
+    try:
+        _wait(process, head, state)
+    except BaseException:
+        # Also where this command is told to end. Not by `stop`: where the first process has ended, others of its group
+        # may still run.
+        _end(process.pid)
+        (state / RECORD).unlink(missing_ok=True)
+        raise
     return head
 
 
@@ -108,11 +123,21 @@ def find(state: Path) -> Head | None:
 
 
 def token_for(state: Path, address: str) -> str | None:
-    """The token of the head at ``address``; None where it is another cluster, which Ray's own settings are for."""
+    """The token of the head at ``address``; None where it is another cluster, which Ray's own settings are for.
+
+    Raises:
+        ClusterError: It is that head's, and cannot be read.
+    """
     head = find(state)
     if head is None or head.address.rstrip("/") != address.rstrip("/"):
         return None
-    return Path(head.token_path).read_text()
+    try:
+        return Path(head.token_path).read_text()
+    except OSError as error:
+        raise ClusterError(
+            f"the token of the head at {address} cannot be read: {head.token_path}: {error.strerror}. Start the head "
+            f"anew: cnnjob down, cnnjob up."
+        ) from error
 
 
 def _write_token(path: Path) -> Path:
@@ -143,11 +168,19 @@ def _wait(process: subprocess.Popen[bytes], head: Head, state: Path) -> None:
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(_POLL_S)
-    # Not by `stop`: where the first process has ended, others of its group may still run.
-    _end(process.pid)
-    (state / RECORD).unlink(missing_ok=True)
-    said = (state / LOG).read_text(errors="replace").strip().splitlines()[-5:]
-    raise ClusterError(f"the head did not come up; the end of {state / LOG} says: {' '.join(said)}")
+    # Of a traceback the last line is what was raised.
+    said = (state / LOG).read_text(errors="replace").strip().splitlines()[-1:] or ["nothing"]
+    raise ClusterError(f"the head did not come up; the end of {state / LOG} says: {said[0].strip()}")
+
+
+def _check_free(key: str, port: int) -> None:
+    """Raises where a port is taken: Ray would say so after a minute, and in its log alone."""
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise UserError(f"{key} {port} cannot be used: {error.strerror}; set {key} to another port") from error
 
 
 def _free_port() -> int:

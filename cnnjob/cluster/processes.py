@@ -3,7 +3,7 @@
 import importlib.util
 import os
 import signal
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -71,12 +71,29 @@ def _rays_folder() -> bytes:
     return os.fsencode(Path(found.origin).parent) + b"/"
 
 
+def end_all(found: Callable[[], Iterable[Process]]) -> None:
+    """Kill what ``found`` finds, and also what begins meanwhile.
+
+    What a process starts while it is killed would be found no more: its parent is gone. One that is halted starts none,
+    so all are, until no new one is found.
+    """
+    halted: set[Process] = set()
+    while new := set(found()) - halted:
+        _send(signal.SIGSTOP, new)
+        halted |= new
+    end(halted)
+
+
 def end(processes: Iterable[Process]) -> None:
     """Kill those of the processes that still run."""
+    _send(signal.SIGKILL, processes)
+
+
+def _send(number: signal.Signals, processes: Iterable[Process]) -> None:
     for process in processes:
         with suppress(OSError):
             if start_of(process.pid) == process.started:
-                os.kill(process.pid, signal.SIGKILL)
+                os.kill(process.pid, number)
 
 
 def _stat(pid: int) -> list[str]:

@@ -10,18 +10,17 @@ import logging
 import math
 import os
 import secrets
-import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
 
 import ray
 
 from cnnjob import interrupt
-from cnnjob.cluster.processes import Process, descendants, end, is_of_ray
+from cnnjob.cluster.processes import Process, descendants, end_all, is_of_ray
+from cnnjob.cluster.starting import signals_left_alone, what_a_job_needs
 from cnnjob.errors import ClusterError, ResourceError
 from cnnjob.progress import Progress
 
@@ -131,6 +130,22 @@ def machine_cpus() -> int:
     return len(os.sched_getaffinity(0))
 
 
+_BOUNDS_OF_A_CONTAINER = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+"""Of its memory, as it sees them itself: version 2 and version 1 of cgroups."""
+
+
+def own_memory() -> int | None:
+    """Bytes of memory, without swap, that the job's processes share where they all run here; None on a cluster."""
+    if _cluster_address():
+        return None
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for bound in _BOUNDS_OF_A_CONTAINER:
+        # There is none of the other version, and without a bound it is a word.
+        with suppress(OSError, ValueError):
+            memory = min(memory, int(Path(bound).read_text()))
+    return memory
+
+
 def cpus_available() -> int:
     """CPUs of the Ray the job would run on, if it is open, else of this machine."""
     return int(ray.cluster_resources().get("CPU", 0)) if ray.is_initialized() else machine_cpus()
@@ -179,6 +194,11 @@ def worker_environment() -> dict[str, str]:
     return WORKER_ENVIRONMENT if _cluster_address() else {}
 
 
+def is_own() -> bool:
+    """Whether this job's Ray is, or will be, one of its own, which ends with it."""
+    return _cluster_address() is None
+
+
 def _cluster_address() -> str | None:
     """The cluster that Ray names; None where the job has a Ray of its own."""
     address = os.environ.get(CLUSTER_ENV, "")
@@ -213,13 +233,14 @@ def session(needs: Needs, progress: Progress) -> Iterator[None]:
         yield
         return
     address = _cluster_address()
-    if address:
-        _connect(address)
-    else:
+    if not address:
         check_machine(needs)
-        _start_local(needs)
-    interrupt.reinstall()
     try:
+        with interrupt.watched(), signals_left_alone():
+            if address:
+                _connect(address)
+            else:
+                _start_local(needs)
         # Also our own: which GPUs there are, Ray knows better than the device files.
         check_open(needs)
         if address:
@@ -231,12 +252,23 @@ def session(needs: Needs, progress: Progress) -> Iterator[None]:
 
 
 def _close() -> None:
-    """End Ray, and of our own every process: one that hangs as it ends would stay, since nobody is left to see it."""
+    """End Ray, and of our own every process: one that hangs as it ends would stay, since nobody is left to see it.
+
+    Ray itself leaves all of them where it has not started whole.
+    """
     global _others
     before, _others = _others, None
-    ours = [] if before is None else [process for process in descendants() - before if is_of_ray(process)]
+    if before is None:
+        ray.shutdown()
+        return
+
+    def ours() -> set[Process]:
+        return {process for process in descendants() - before if is_of_ray(process)}
+
+    # Those of a process that has ended are descendants of ours no more.
+    known = ours()
     ray.shutdown()
-    end(ours)
+    end_all(lambda: known | ours())
 
 
 def check_machine(needs: Needs) -> None:
@@ -259,7 +291,7 @@ def _start_local(needs: Needs) -> None:
     _others = descendants()
     # The logical CPUs of our own Ray: what workers reserve plus what data tasks need, so neither starves.
     logical = max(machine_cpus(), math.ceil(needs.cpus) + needs.data_cpus)
-    with _what_a_job_needs(), _sigterm_kept():
+    with what_a_job_needs():
         ray.init(
             address="local",
             num_cpus=logical,
@@ -268,45 +300,6 @@ def _start_local(needs: Needs) -> None:
             logging_level=logging.ERROR,
             configure_logging=True,
         )
-
-
-@contextmanager
-def _sigterm_kept() -> Iterator[None]:
-    """While Ray starts it has SIGTERM already, and ends the process by the number of the signal alone."""
-    try:
-        yield
-    except SystemExit as ended:
-        if ended.code == signal.SIGTERM:
-            interrupt.end(signal.SIGTERM)
-        raise
-
-
-_FOR_OTHERS = ("start_api_server", "start_monitor", "start_log_monitor")
-
-
-@contextmanager
-def _what_a_job_needs() -> Iterator[None]:
-    """Inside, Ray starts without its API server, its autoscaler and its log monitor, which nobody looks at here.
-
-    Each is a Python process that takes a second of a CPU to start; ``ray.init`` waits for the first, ``ray.shutdown``
-    for the second, and neither has an option for them. Where Ray's inside has changed they start, and that is all.
-    """
-    kept: dict[str, Any] = {}
-    with suppress(ImportError):
-        from ray._private.node import Node
-
-        kept = {name: getattr(Node, name) for name in _FOR_OTHERS if hasattr(Node, name)}
-        for name in kept:
-            setattr(Node, name, _starts_nothing)
-    try:
-        yield
-    finally:
-        for name, method in kept.items():
-            setattr(Node, name, method)
-
-
-def _starts_nothing(*_: object, **__: object) -> None:
-    pass
 
 
 def _connect(address: str) -> None:

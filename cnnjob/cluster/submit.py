@@ -6,13 +6,17 @@ The cluster needs the dependencies installed, not cnnjob: the packages travel as
 import asyncio
 import logging
 import math
+import os
+import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 from ray.exceptions import AuthenticationError
@@ -35,6 +39,11 @@ _AGENT_TIMEOUT_S = 90
 """A fresh cluster answers before the agents that start jobs are up; that passes."""
 _LOST = (RuntimeError, OSError, aiohttp.ClientError, AuthenticationError)
 """What asking a cluster ends with that is away, restarts or answers nonsense; errors of requests are OSErrors."""
+_NONSENSE = (ValueError, KeyError, TypeError)
+"""What Ray's client ends with where the answer is none of a Ray's."""
+_RAYS_ADDRESSES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
+_ID = re.compile(r"[^\s/?#%]{1,200}")
+"""A job's id that means itself in a URL; one of dots alone does not."""
 LOST_TIMEOUT_S = 60
 """How long a cluster that a job is followed on may be away."""
 STOP_WAIT_ENV = "RAY_JOB_STOP_WAIT_TIME_S"
@@ -71,17 +80,48 @@ def connect(address: str, token: str | None) -> JobSubmissionClient:
         token: Its token; None leaves it to Ray's own settings (``RAY_AUTH_TOKEN`` and so on).
 
     Raises:
+        UserError: It is no URL.
         ClusterError: It cannot be reached, or it refuses the token.
     """
+    _check_address(address)
     logging.getLogger("ray").setLevel(logging.WARNING)
     try:
-        return JobSubmissionClient(address, headers={"Authorization": f"Bearer {token}"} if token else None)
-    except (ConnectionError, RuntimeError, OSError, AuthenticationError) as error:
+        with _no_other_address():
+            return JobSubmissionClient(address, headers={"Authorization": f"Bearer {token}"} if token else None)
+    except (*_LOST, *_NONSENSE) as error:
         raise ClusterError(
             f"the jobs API at {address} cannot be reached: {_line_of(error)}. Check the address; for a "
             f"cluster with token authentication set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH; for a head on this "
             f"machine run cnnjob up first."
         ) from error
+
+
+def _check_address(address: str) -> None:
+    """Raises where it is no plain URL: Ray would look for any Ray of this machine, or import a module of its name."""
+    try:
+        parts = urlsplit(address)
+        right = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        right = False
+    if not right or re.search(r"[\s?#]", address):
+        raise UserError(
+            f"--address {address[:200]!r} is no URL of a cluster's dashboard, such as http://127.0.0.1:8265"
+        )
+    if parts.username is not None:
+        raise UserError(
+            "--address has a user name or a password in it, which every message would show; leave it out. A cluster "
+            "asks for a token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH"
+        )
+
+
+@contextmanager
+def _no_other_address() -> Iterator[None]:
+    """Inside, Ray asks the cluster that it is told: else these variables win, and theirs would be sent the token."""
+    kept = {name: os.environ.pop(name) for name in _RAYS_ADDRESSES if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(kept)
 
 
 def submit(client: JobSubmissionClient, kind: str, config: Config) -> str:
@@ -94,6 +134,11 @@ def submit(client: JobSubmissionClient, kind: str, config: Config) -> str:
             return _send(client, kind, _what(kind, config), {"working_dir": folder, "env_vars": environment})
         except RuntimeError as error:
             raise ClusterError(f"the cluster refused the job: {_line_of(error)}") from error
+        except (OSError, *_NONSENSE) as error:
+            raise ClusterError(
+                f"whether the cluster took the job is not known: {_line_of(error)}. Look with cnnjob jobs before you "
+                f"submit it again."
+            ) from error
 
 
 def stop_wait_s(config: Config) -> int:
@@ -142,19 +187,62 @@ def state(client: JobSubmissionClient, job_id: str) -> JobState:
     if not job_id.strip():
         # Its address would be that of all jobs.
         raise UserError("the id of the job is empty; cnnjob jobs lists those there are")
-    try:
-        info = client.get_job_info(job_id)
-    except RuntimeError as error:
-        if _NOT_FOUND not in str(error):
-            raise ClusterError(f"the cluster does not tell of the job {job_id}: {_line_of(error)}") from error
-        raise UserError(f"the cluster has no job {job_id}; cnnjob jobs lists those there are") from error
-    return _state(info)
+    none = f"the cluster has no job {' '.join(job_id.split())[:100]}; cnnjob jobs lists those there are"
+    if not _ID.fullmatch(job_id) or not job_id.strip("."):
+        raise UserError(none)
+    with _told(f"the job {job_id}"):
+        try:
+            info = client.get_job_info(job_id)
+        except RuntimeError as error:
+            if _NOT_FOUND in str(error):
+                raise UserError(none) from error
+            raise
+        return _state(info)
 
 
 def listing(client: JobSubmissionClient) -> list[JobState]:
-    """The submitted jobs of the cluster, in the order in which they were."""
-    found = [_state(info) for info in client.list_jobs() if info.submission_id]
+    """The submitted jobs of the cluster, in the order in which they were.
+
+    Raises:
+        ClusterError: The cluster does not say.
+    """
+    with _told("its jobs"):
+        found = [_state(info) for info in client.list_jobs() if info.submission_id]
     return sorted(found, key=lambda job: job.submitted or 0)
+
+
+def logs(client: JobSubmissionClient, job_id: str) -> str:
+    """The log of a job so far.
+
+    Raises:
+        UserError: There is no such job.
+        ClusterError: The cluster does not say.
+    """
+    state(client, job_id)
+    with _told(f"the log of {job_id}"):
+        return str(client.get_job_logs(job_id))
+
+
+def stop(client: JobSubmissionClient, job_id: str) -> bool:
+    """Tell a job to stop. False where it had ended already.
+
+    Raises:
+        UserError: There is no such job.
+        ClusterError: The cluster does not say.
+    """
+    state(client, job_id)
+    with _told(f"the job {job_id}"):
+        return bool(client.stop_job(job_id))
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    try:
+        yield
+    except (*_LOST, *_NONSENSE) as error:
+        raise ClusterError(
+            f"the cluster does not tell of {what}: {_line_of(error)}. Run the same command again when it answers."
+        ) from error
 
 
 def exit_code(job: JobState) -> int:

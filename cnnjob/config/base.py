@@ -19,7 +19,15 @@ class Config(BaseModel):
     """Base of every config model."""
 
     # Validators are built on first use: a command builds those of its own config and of no other.
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True, defer_build=True)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        # Neither is a number in JSON, which every config is stored as.
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        defer_build=True,
+    )
 
 
 def absolute(uri: str) -> str:
@@ -47,6 +55,8 @@ Check = Callable[..., Iterator[str]]
 _C = TypeVar("_C", bound=Check)
 
 RULES_ATTRIBUTE = "_cnnjob_rule_keys"
+GIVEN = "?"
+"""What follows a rule's key where the rule asks whether the key is given, and not what its value is."""
 
 
 def rule(*keys: str) -> Callable[[_C], _C]:
@@ -55,7 +65,8 @@ def rule(*keys: str) -> Callable[[_C], _C]:
     The function is called with one argument for each key and yields a problem for each thing that is wrong;
     the mistake is reported at the first key. It is left out where one of its fields is itself wrong, and it
     runs whatever else is wrong in the file: pydantic's own model validators do not, so that a wrong field
-    would hide the rules' mistakes.
+    would hide the rules' mistakes. For a key with ``GIVEN`` behind it the argument is whether the key is given, which
+    is known of a wrong value too.
     """
 
     def mark(function: _C) -> _C:

@@ -46,9 +46,21 @@ def ports_differ(dashboard_port: int, port: int) -> Iterator[str]:
         yield f"{dashboard_port} is the control service's port too; choose another"
 
 
+@rule("state")
+def state_is_a_folder(state: str) -> Iterator[str]:
+    """What lies in it is of this machine, and for its owner alone."""
+    if "://" in state:
+        yield f"{state} is a URI; give a folder of this machine"
+
+
 def _told_where_workers_are(port: int) -> Iterator[str]:
     if port in _WORKER_PORTS:
         yield f"{port} is among {_WORKER_PORTS[0]} to {_WORKER_PORTS[-1]}, which Ray's workers take; choose another"
 
 
-RULES: tuple[Check, ...] = (port_is_free_of_workers, dashboard_port_is_free_of_workers, ports_differ)
+RULES: tuple[Check, ...] = (
+    port_is_free_of_workers,
+    dashboard_port_is_free_of_workers,
+    ports_differ,
+    state_is_a_folder,
+)

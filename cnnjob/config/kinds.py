@@ -49,8 +49,14 @@ def kind(name: KindName) -> Kind:
             return Kind(cluster.ClusterConfig, cluster.RULES)
 
 
-def load(name: KindName, path: Path, overrides: Sequence[str] = ()) -> Any:
+def load(name: KindName, path: Path, overrides: Sequence[str] = (), *, submitted: bool = False) -> Any:
     """The validated config of a kind from ``path`` with ``--set`` overrides on top.
+
+    Args:
+        name: The kind.
+        path: The file.
+        overrides: As they were given.
+        submitted: The job goes to a cluster: told with a mistake, so that the right command sends it there too.
 
     Raises:
         UserError: There is no such file, or it is a config of another kind.
@@ -63,7 +69,7 @@ def load(name: KindName, path: Path, overrides: Sequence[str] = ()) -> Any:
         other = _best_fit(values)
         if other is None or other == name or not _is_whole(other, values) or _is_whole(name, values):
             raise
-        command = "up --config" if other == "cluster" else other
+        command = "up --config" if other == "cluster" else f"submit {other}" if submitted else other
         raise UserError(f"{path} is a {other} conf; run: cnnjob {command} {shlex.quote(str(path))}") from error
 
 

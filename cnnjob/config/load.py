@@ -4,6 +4,7 @@ Three sources of mistakes are gathered before anything is reported: the YAML its
 single fields, and the rules over several fields (``config.base.rule``).
 """
 
+import datetime as dt
 import difflib
 import re
 import types
@@ -16,7 +17,7 @@ from typing import Annotated, Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from cnnjob.config.base import RULES_ATTRIBUTE, Config
+from cnnjob.config.base import GIVEN, RULES_ATTRIBUTE, Config
 from cnnjob.errors import ConfigError, Mistake, UserError
 
 ConfigT = TypeVar("ConfigT", bound=Config)
@@ -34,7 +35,7 @@ PATTERNS = {
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses a key written twice, and reads 1e-3 as the number it is (YAML 1.2)."""
+    """Safe YAML that refuses a key written twice, and reads 1e-3 as the number it is (YAML 1.2), and -0.0 as 0."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         # Aliases of aliases grow without bound ("billion laughs"); a config has no use for them.
@@ -55,6 +56,10 @@ class _Loader(yaml.SafeLoader):
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
+    def construct_number(self, node: yaml.ScalarNode) -> float:
+        # The sum of -0.0 and 0.0 is 0.0. As texts they differ, and with them the digests of two equal configs.
+        return self.construct_yaml_float(node) + 0.0
+
 
 class _Dumper(yaml.SafeDumper):
     """Writes what ``_Loader`` reads back: words that it would take for numbers are quoted."""
@@ -64,6 +69,8 @@ for _each in (_Loader, _Dumper):
     _each.add_implicit_resolver(
         "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
     )
+
+_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_number)
 
 _UNREADABLE = (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 """What PyYAML raises on text that is no YAML, or YAML that means nothing, such as `!!bool maybe`."""
@@ -134,8 +141,9 @@ def load_config(
     for check in rules:
         keys: tuple[str, ...] = getattr(check, RULES_ATTRIBUTE)
         # As above: what a misspelt key was meant to say is not known, and that there is none is its own mistake.
-        if all(key in parsed for key in keys) and misspelt.isdisjoint(keys):
-            mistakes += [Mistake(keys[0], problem) for problem in check(*(parsed[key] for key in keys))]
+        names = [key.removesuffix(GIVEN) for key in keys]
+        if all(key in parsed for key in keys) and misspelt.isdisjoint(names):
+            mistakes += [Mistake(names[0], problem) for problem in check(*(parsed[key] for key in keys))]
     if mistakes or config is None:
         raise ConfigError(where, list(dict.fromkeys(mistakes)))
     return config
@@ -163,7 +171,7 @@ def _apply(values: Mapping[str, Any], overrides: Sequence[str]) -> tuple[dict[st
         try:
             value = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
         except _UNREADABLE as error:
-            mistakes.append(Mistake(f"--set {key}", f"{text!r} is not readable YAML: {_told(error)}"))
+            mistakes.append(Mistake(f"--set {key}", f"{_shown(text)} is not readable YAML: {_told(error)}"))
             continue
         *parents, last = key.split(".")
         at: dict[str, Any] = merged
@@ -283,8 +291,19 @@ def _is_said(detail: Any, misspelt: set[str | None]) -> bool:
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
+    text = _written(value)
     return text if len(text) <= 80 else text[:77] + "..."  # noqa: PLR2004 - a line of a message
+
+
+def _written(value: object) -> str:
+    """A value as Python shows it, and a date as it is written, wherever it lies."""
+    if isinstance(value, dt.date):
+        return str(value)
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{_written(key)}: {_written(each)}' for key, each in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_written, value))}]"
+    return repr(value)
 
 
 def _model_at(model: type[BaseModel], loc: Sequence[Any]) -> type[BaseModel] | None:
@@ -313,7 +332,7 @@ def _submodel(annotation: Any) -> type[BaseModel] | None:
 
 
 def _lenient(model: type[BaseModel], raw: Any, wanted: set[str], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The wanted fields that are valid on their own, by dotted key: what the rules may look at."""
+    """The wanted fields that are valid on their own, and which are given, by dotted key: what the rules may look at."""
     given = raw if isinstance(raw, Mapping) else {}
     for name, field in model.model_fields.items():
         key = prefix + name
@@ -321,11 +340,13 @@ def _lenient(model: type[BaseModel], raw: Any, wanted: set[str], prefix: str = "
         if key in wanted and name in given:
             annotation: Any = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
             # A model brings its own strictness; a plain type is told to be as strict as the model around it.
-            strict = None if _submodel(field.annotation) else ConfigDict(strict=True)
+            strict = None if _submodel(field.annotation) else ConfigDict(strict=True, allow_inf_nan=False)
             with suppress(ValidationError):
                 yield key, TypeAdapter[Any](annotation, config=strict).validate_python(given[name])
         elif key in wanted and not field.is_required():
             yield key, default
+        if key + GIVEN in wanted:
+            yield key + GIVEN, given.get(name, default) is not None
         inner = _submodel(field.annotation)
         if inner is not None and any(each.startswith(f"{key}.") for each in wanted):
             below = given[name] if name in given else default.model_dump() if isinstance(default, BaseModel) else None

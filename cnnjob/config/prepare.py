@@ -119,7 +119,7 @@ class SplitConfig(Config):
 class LimitsConfig(Config):
     """Bounds on what is decoded; a row beyond one is refused with its reason."""
 
-    max_bytes: int = Field(default=20_000_000, ge=1)
+    max_bytes: int = Field(default=20_000_000, ge=1, le=10**12)
     """Largest encoded image, in bytes."""
 
     max_pixels: int = Field(default=16_777_216, ge=1, le=1 << 28)
@@ -136,7 +136,7 @@ class LimitsConfig(Config):
 class ShardsConfig(Config):
     """The files of the prepared data set."""
 
-    target_bytes: int = Field(default=64_000_000, ge=1)
+    target_bytes: int = Field(default=64_000_000, ge=1, le=10**12)
     """Size that a shard should have before compression, in bytes; the number of its rows follows from it."""
 
     rows_per_group: int = Field(default=2048, ge=1, le=1_000_000)

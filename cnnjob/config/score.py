@@ -1,6 +1,7 @@
 """Every knob of ``cnnjob score``: which images, which model, the table of one date."""
 
 import datetime as dt
+import os
 import re
 from collections.abc import Iterator
 from typing import Annotated, Literal
@@ -13,13 +14,16 @@ from cnnjob.config.prepare import Level, LimitsConfig
 OWN_COLUMNS = ("id", "prediction", "confidence", "probabilities", "model_name", "model_version", "scored_at", "date")
 """What a table of scores calls its own."""
 
+_NAME_BYTES = 255
+"""Of a file or a folder on a local disk."""
 
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
 def _as_written(date: object) -> object:
     """Only what is written as a date is one: pydantic would take a number for seconds since 1970."""
-    if not isinstance(date, dt.date) and not (isinstance(date, str) and _DATE.fullmatch(date)):
+    is_date = isinstance(date, dt.date) and not isinstance(date, dt.datetime)
+    if not is_date and not (isinstance(date, str) and _DATE.fullmatch(date)):
         raise ValueError("it should be YYYY-MM-DD")
     return date
 
@@ -76,12 +80,12 @@ class ScoreImageConfig(Config):
 class UnitsConfig(Config):
     """The units of work: the rows that one process reads, scores and writes in one go."""
 
-    target_rows: int | None = Field(default=None, ge=1)
+    target_rows: int | None = Field(default=None, ge=1, le=10**9)
     """Most rows in a unit. Default on CPUs: 16,384, and for the packed images of a data set up to 65,536, about as
     many as one core scores in a second or two; on GPUs 65,536. Towards the end of a job units get smaller, down to
     2,048 rows, so that all processes end together."""
 
-    target_bytes: int = Field(default=256_000_000, ge=1)
+    target_bytes: int = Field(default=256_000_000, ge=1, le=10**12)
     """Most bytes of image files in a unit, where their sizes are known; a larger image is a unit of its own. On GPUs
     it also bounds the decoded pixels of a unit."""
 
@@ -163,10 +167,19 @@ def columns_belong_to_a_manifest(columns: InputColumnsConfig, kind: str) -> Iter
         yield f"only a manifest has columns, and the kind is {kind}; leave them out"
     if columns.uri is not None and columns.image is not None:
         yield "either uri or image should name the column that the images come from; both are given"
-    for key in columns.keys:
-        taken = key in OWN_COLUMNS or key.startswith(("_", "p_"))
-        if taken or columns.keys.count(key) > 1 or key in (columns.id, columns.uri, columns.image):
-            yield f"{key!r} in keys is taken: keys are further columns, each named once, without a leading _ or p_"
+    names = [key.casefold() for key in columns.keys]
+    for key, name in zip(columns.keys, names, strict=True):
+        is_odd = name.startswith(("_", "p_")) or key in (columns.id, columns.uri, columns.image)
+        if name in OWN_COLUMNS:
+            yield (
+                f"{key!r} in keys is taken: a table of scores has a column {name} of its own, and DuckDB, Spark and "
+                f"Hive do not tell upper from lower case. Give the input's column another name"
+            )
+        elif is_odd or names.count(name) > 1:
+            yield (
+                f"{key!r} in keys is taken: keys are further columns, each named once, whatever the case of its "
+                f"letters, without a leading _ or p_"
+            )
 
 
 def _for_raw_images(key: str, section: type[Config]) -> Check:
@@ -194,8 +207,27 @@ def output_can_be_committed(output: str) -> Iterator[str]:
     """A version is committed by a file that exactly one writer creates."""
     if "://" in output and not output.startswith(("s3://", "file://")):
         yield f"{output.partition(':')[0]}:// cannot be published to; it should be a local path or s3://BUCKET/FOLDER"
-    if output.rstrip("/").endswith(".meta"):
+    path = output.partition("?")[0].rstrip("/") if output.startswith("s3://") else output.rstrip("/")
+    if output.startswith("s3://") and "/" not in path.removeprefix("s3://"):
+        yield f"{output} is a whole bucket, and the log lies beside the table; it should be s3://BUCKET/FOLDER"
+    if path.endswith(".meta"):
         yield f"{output} is where the table of that name without .meta keeps its log; choose another name"
+    if "{date}" in output:
+        yield (
+            "{date} is for input.uri: the table is one for all dates, each in a folder date=YYYY-MM-DD of its own "
+            "below output. Leave {date} out"
+        )
+    if "://" not in output and (long := _too_long(output)):
+        yield (
+            f"the name {long[:20]!r}... has {len(os.fsencode(long))} bytes, and a disk takes {_NAME_BYTES}, here with "
+            f".meta behind the last one. Choose a shorter name"
+        )
+
+
+def _too_long(path: str) -> str:
+    """The first name in a local path, or the log's beside it, that a disk does not take; empty where there is none."""
+    *above, name = path.rstrip("/").split("/")
+    return next((each for each in (*above, f"{name}.meta") if len(os.fsencode(each)) > _NAME_BYTES), "")
 
 
 @rule("timezone")
@@ -224,6 +256,7 @@ RULES: tuple[Check, ...] = (
     _for_raw_images("limits.max_bytes", LimitsConfig),
     _for_raw_images("limits.max_pixels", LimitsConfig),
     _for_raw_images("limits.formats", LimitsConfig),
+    _for_raw_images("limits.max_refused_share", LimitsConfig),
     scoring_has_no_experiment,
     output_can_be_committed,
     timezone_is_known,

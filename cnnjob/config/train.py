@@ -1,11 +1,15 @@
 """Every knob of ``cnnjob train``: the net, the optimization, the workers, where things are kept."""
 
 from collections.abc import Iterator
-from typing import Literal
+from itertools import pairwise
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from cnnjob.config.base import TRACKING_RULES, Check, Config, Name, TrackingConfig, Uri, no_passwords, rule
+from cnnjob.config.base import GIVEN, TRACKING_RULES, Check, Config, Name, TrackingConfig, Uri, no_passwords, rule
+
+MAX_PARAMETERS = 500_000_000
+"""Of a net. ONNX keeps a model in one protobuf message, which holds less than 2 GiB, and a parameter takes 4 bytes."""
 
 
 class BlockConfig(Config):
@@ -33,13 +37,14 @@ class NetConfig(Config):
     blocks: tuple[BlockConfig, ...] = Field(min_length=1, max_length=32, strict=False)
     """The convolutional part, first to last."""
 
-    hidden: tuple[int, ...] = Field(default=(), max_length=8, strict=False)
-    """Widths of the hidden linear layers, first to last."""
+    hidden: tuple[Annotated[int, Field(ge=1, le=1_000_000)], ...] = Field(default=(), max_length=8, strict=False)
+    """Widths of the hidden linear layers, first to last, each 1 to 1,000,000. A net has 500,000,000 parameters at
+    most, with the data set's images and classes."""
 
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Share of each hidden layer's outputs that is set to 0 in training, at random."""
 
-    flatten_features: int | None = Field(default=None, ge=1)
+    flatten_features: int | None = Field(default=None, ge=1, le=MAX_PARAMETERS)
     """Length of the vector that the first linear layer takes. It is computed; a number given here is only compared
     with it, and refused where it differs."""
 
@@ -78,7 +83,7 @@ class OptimizerConfig(Config):
     """Warm-up: share of the run's steps in which the learning rate rises to its peak. Default: 0.3 for `one_cycle`, 0
     for the others, whose rate rises in a straight line."""
 
-    gradient_clip: float | None = Field(default=None, gt=0)
+    gradient_clip: float | None = Field(default=None, gt=0, le=1_000_000_000)
     """Largest norm of a step's gradient over all weights; a larger one is scaled down to it. Default: no limit."""
 
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
@@ -128,7 +133,7 @@ class TrainConfig(Config):
 
     augment: AugmentConfig = Field(default_factory=AugmentConfig)
 
-    early_stopping_epochs: int | None = Field(default=None, ge=1)
+    early_stopping_epochs: int | None = Field(default=None, ge=1, le=100_000)
     """End the training after this many epochs in a row that were no better than the best one: better is a higher
     validation accuracy, or the same accuracy with a lower loss. Default: all epochs are run."""
 
@@ -150,7 +155,7 @@ class TrainConfig(Config):
     compile: bool = False
     """Compile the net with torch.compile. Only on GPUs: on CPUs it makes training slower."""
 
-    cache_bytes_per_worker: int = Field(default=2_000_000_000, ge=1)
+    cache_bytes_per_worker: int = Field(default=2_000_000_000, ge=1, le=10**15)
     """Memory that each worker may spend on its rows, as uint8 pixels, in bytes. Where they take more, they are read
     from the shards in every epoch, with the same batches and so the same weights."""
 
@@ -181,12 +186,30 @@ class TrainConfig(Config):
         return self.register_as or self.name
 
 
-@rule("model.preset", "model.spec")
-def one_net(preset: str | None, spec: object) -> Iterator[str]:
-    """Exactly one of preset and spec."""
-    if (preset is None) == (spec is None):
-        state = "neither is given" if preset is None else "both are given"
-        yield f"give either model.preset or model.spec; {state}"
+@rule(f"model.preset{GIVEN}", f"model.spec{GIVEN}")
+def one_net(preset: bool, spec: bool) -> Iterator[str]:  # noqa: FBT001 - as rules are called
+    """Exactly one of preset and spec, whatever is wrong in them."""
+    if preset == spec:
+        yield f"give either model.preset or model.spec; {'both are' if preset else 'neither is'} given"
+
+
+@rule("model.spec")
+def net_is_bounded(spec: NetConfig | None) -> Iterator[str]:
+    """What a net has on images of any size and with any classes is within the bound; the rest the data set tells."""
+    if spec is not None and (least := least_parameters(spec)) > MAX_PARAMETERS:
+        yield (
+            f"it has {least:,} parameters even on the smallest images, and a net may have {MAX_PARAMETERS:,}; use "
+            f"fewer filters, smaller kernels or narrower hidden layers"
+        )
+
+
+def least_parameters(spec: NetConfig) -> int:
+    """Parameters of a net on images of one channel, whose maps are one pixel in the end, and of two classes."""
+    channels = [1, *(block.filters for block in spec.blocks)]
+    convolutions = sum(
+        block.filters * (before * block.kernel**2 + 1) for before, block in zip(channels, spec.blocks, strict=False)
+    )
+    return convolutions + sum((before + 1) * after for before, after in pairwise([channels[-1], *spec.hidden, 2]))
 
 
 @rule("global_batch_size", "num_workers")
@@ -208,6 +231,7 @@ def compiled_on_gpus(compile: bool, use_gpu: bool) -> Iterator[str]:  # noqa: A0
 
 RULES: tuple[Check, ...] = (
     one_net,
+    net_is_bounded,
     batch_reaches_every_worker,
     compiled_on_gpus,
     *TRACKING_RULES,

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cnnjob import storage
+from cnnjob import interrupt, storage
 from cnnjob.config.prepare import PrepareConfig
 from cnnjob.data.attempts import count_attempt
 from cnnjob.data.contact_sheet import draw_contact_sheet
@@ -71,7 +71,7 @@ def current(config: PrepareConfig, source: Source) -> Manifest | None:
     if manifest is None or not _is_whole(config.output, manifest):
         return None
     refused = storage.join(config.output, manifest.refused_table)
-    return None if any_within_reach(manifest.refused, refused) else manifest
+    return None if any_within_reach(manifest.refused, refused, config.limits.max_bytes) else manifest
 
 
 def _published(config: PrepareConfig, source: Source) -> Manifest | None:
@@ -149,6 +149,7 @@ def run(job: Job, progress: Progress) -> Manifest:
     _finish(job, manifest, plan)
     # Labels were read once, when the rows were listed, and each unit has looked at the files of its own pictures alone.
     check_unchanged(job.listing.identities)
+    interrupt.check()
     job.place.publish(manifest)
     return manifest
 

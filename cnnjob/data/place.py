@@ -78,7 +78,7 @@ class Place:
         there, stagings = set(storage.list_files(self.output)), _other_stagings(self)
         if not manifest.files <= there:
             raise _overtaken(self.output)
-        if not _is_s3(self.output):
+        if not storage.is_s3(self.output):
             storage.write_json(where, document)
         elif not conditional.replace(where, storage.json_bytes(document), self.seen):
             raise _overtaken(self.output)
@@ -94,9 +94,13 @@ def refuse_output(output: str, source: str | None) -> None:
     """Refuse to write where something would be lost: over other people's files, or over or into the source.
 
     Raises:
-        DatasetError: The output is a file or holds what is no prepared data set, or it and the source lie one in the
-            other.
+        DatasetError: The output is a file, a whole bucket or holds what is no prepared data set, or it and the source
+            lie one in the other.
     """
+    if storage.is_s3(output) and not storage.name(storage.parent(output)):
+        raise DatasetError(
+            f"output {output} is a whole bucket, and unfinished work lies beside the output. Choose a folder in it."
+        )
     if source and lies_in(source, output):
         raise DatasetError(f"{output} is or holds the source {source}, which would be replaced. Choose another output.")
     if source and lies_in(output, source):
@@ -135,7 +139,7 @@ def _address(uri: str) -> tuple[str, str]:
     """The store and the path on it, the same for every spelling; of stores that no output can be on, the URI alone."""
     if storage.is_local(uri):
         return "", storage.real(uri).rstrip("/")
-    if uri.partition("://")[0].lower() == "s3":
+    if storage.is_s3(uri):
         return endpoint_of(uri) or "AWS", storage.resolve(uri)[1]
     return uri, ""
 
@@ -175,7 +179,7 @@ def open_place(output: str, key: str) -> Iterator[Place]:
         with _local_place(output, staging, mark) as place:
             yield place
         return
-    seen = conditional.version_of(storage.join(output, MANIFEST)) if _is_s3(output) else None
+    seen = conditional.version_of(storage.join(output, MANIFEST)) if storage.is_s3(output) else None
     # No two tries write to the same file: another one's may be published already.
     place = Place(output, staging, output, f"-{uuid.uuid4().hex[:12]}", seen)
     try:
@@ -258,7 +262,7 @@ def _remove_leftovers(output: Path, mark: str, own: Path | None = None) -> None:
 
 def _is_overtaken(place: Place) -> bool:
     """Whether another job has published since this one began, as far as the store tells."""
-    if not _is_s3(place.output):
+    if not storage.is_s3(place.output):
         return False
     where = storage.join(place.output, MANIFEST)
     with suppress(CnnjobError):
@@ -272,10 +276,6 @@ def _overtaken(output: str) -> OvertakenError:
         f"another job has prepared {output} meanwhile, and its data set is there. Nothing of this one was published; "
         f"let one job at a time prepare a data set, and run the same command again to replace that one."
     )
-
-
-def _is_s3(uri: str) -> bool:
-    return uri.startswith("s3://")
 
 
 def _other_stagings(place: Place) -> list[str]:

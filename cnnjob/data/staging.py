@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from cnnjob import exclusive, storage
+from cnnjob import conditional, storage
 from cnnjob.config.prepare import PrepareConfig
 from cnnjob.data.decode import Refusal, canonical
 from cnnjob.data.formats.encoded import decode
@@ -245,10 +245,10 @@ def _write_staged(uri: str, table: pa.Table, image_bytes: int, refused: list[dic
     with pa.ipc.new_file(sink, table.schema.with_metadata(metadata)) as writer:
         writer.write_table(table.combine_chunks(), max_chunksize=batch_rows)
     content = sink.getvalue()
-    if is_new and uri.startswith("s3://"):
+    if is_new and storage.is_s3(uri):
         # Nothing keeps the same job from running twice there, and one may find a picture that the other did not: the
         # first to write decides for both.
-        exclusive.create(uri, content.to_pybytes())
+        conditional.replace(uri, content.to_pybytes(), None)
     else:
         storage.write_bytes(uri, content)
 

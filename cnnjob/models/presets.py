@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cnnjob.config.train import ModelConfig
-from cnnjob.models.spec import Block, Net, stages
+from cnnjob.config.train import MAX_PARAMETERS, ModelConfig
+from cnnjob.errors import ModelError
+from cnnjob.models.spec import Block, Net
+from cnnjob.models.trace import trace
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ def net_for(config: ModelConfig, shape: tuple[int, int, int], num_classes: int) 
     """The net that ``config`` asks for, on images of ``shape`` (channels, height, width).
 
     Raises:
-        ModelError: It cannot be built for such images.
+        ModelError: It cannot be built for such images, or has more than ``MAX_PARAMETERS`` with them.
     """
     if config.spec is None:
         assert config.preset is not None, "config.train.one_net lets exactly one through"
@@ -47,7 +49,14 @@ def net_for(config: ModelConfig, shape: tuple[int, int, int], num_classes: int) 
         spec = config.spec
         blocks = tuple(Block(**block.model_dump()) for block in spec.blocks)
         net = Net(shape, num_classes, blocks, spec.hidden, spec.dropout, spec.flatten_features)
-    stages(net)
+    found = trace(net)
+    if found.parameters > MAX_PARAMETERS:
+        largest = max(found.stages, key=lambda stage: stage.parameters)
+        raise ModelError(
+            f"{found.parameters:,} parameters on images of {'x'.join(map(str, shape))}, and a net may have "
+            f"{MAX_PARAMETERS:,}; {largest.name} has {largest.parameters:,} of them, for {largest.does}. Use more "
+            f"pooling before it, fewer filters or narrower hidden layers, or prepare smaller images"
+        )
     return net
 
 

@@ -6,8 +6,10 @@ one is created by exactly one writer (``exclusive.create``), and that is the com
 
 import datetime as dt
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from cnnjob import storage
 from cnnjob.errors import FormatVersionError, IntegrityError
@@ -52,6 +54,7 @@ class ScoresManifest:
         scored_at: When the plan was made.
         config: The resolved config.
         replaced: The version before; None for the first.
+        keys: Types of the key columns by name, see ``schema.key_types``; None where they were not recorded yet.
     """
 
     format_version: int
@@ -70,11 +73,25 @@ class ScoresManifest:
     scored_at: str
     config: dict[str, Any]
     replaced: str | None
+    keys: dict[str, str] | None = None
+
+    @property
+    def layout(self) -> str:
+        """Of the probabilities, see ``schema.scores_schema``."""
+        return str(self.config.get("probabilities", "list"))
 
     @property
     def file_names(self) -> set[str]:
         """Of its parts."""
         return {part.name for part in self.parts}
+
+    @property
+    def file_sizes(self) -> dict[str, int]:
+        """Bytes of its parts by their names."""
+        return {part.name: part.bytes for part in self.parts}
+
+
+_MANIFESTS = TypeAdapter(ScoresManifest)
 
 
 @dataclass(frozen=True)
@@ -163,12 +180,45 @@ def read(uri: str) -> ScoresManifest:
     content = storage.read_bytes(uri)
     if not content:
         raise FileNotFoundError(uri)
+    meta = storage.parent(storage.parent(uri))
+    try:
+        manifest = parse(uri, content)
+        _check_place(uri, meta, manifest)
+    except IntegrityError as error:
+        raise IntegrityError(
+            f"{error}. Put its copy, {storage.join(meta, MANIFEST)}, in its place if that is whole and of this number. "
+            f"Else move it and the date's folder in the table away, and score the date again."
+        ) from error
+    return manifest
+
+
+def _check_place(uri: str, meta: str, manifest: ScoresManifest) -> None:
+    told = f"date={manifest.date}", f"{manifest.number:0{_DIGITS}d}.json"
+    if told != (storage.name(meta), storage.name(uri)):
+        raise IntegrityError(f"{uri} is damaged: it says that it is number {manifest.number} of {manifest.date}")
+
+
+def parse(uri: str, content: bytes) -> ScoresManifest:
+    """A manifest that was read from a file.
+
+    Raises:
+        FormatVersionError: It is of another version of the format.
+        IntegrityError: It is damaged.
+    """
     document = storage.parse_json(uri, content)
-    version = document.get("format_version")
+    version = document.get("format_version") if isinstance(document, dict) else None
+    if not isinstance(version, int):
+        raise IntegrityError(f"{uri} is damaged: it is no manifest of a table of scores")
     if version != SCORES_FORMAT_VERSION:
         raise FormatVersionError.of("table of scores", uri, version, SCORES_FORMAT_VERSION)
-    known = {field.name: document[field.name] for field in fields(ScoresManifest)}
-    return ScoresManifest(**{**known, "parts": [Part(**part) for part in document["parts"]]})
+    try:
+        manifest = _MANIFESTS.validate_json(content, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise IntegrityError(f"{uri} is damaged: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    if len(manifest.counts) != len(manifest.class_names) or not {"name", "version", "digest"} <= manifest.model.keys():
+        raise IntegrityError(f"{uri} is damaged: its model or its counts are not whole")
+    return manifest
 
 
 def numbered(names: Iterable[str]) -> dict[str, int]:

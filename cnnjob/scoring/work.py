@@ -5,6 +5,7 @@ the rows that were refused.
 """
 
 import datetime as dt
+import errno
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -116,6 +117,19 @@ def drift_stride(rows: int) -> int:
 def part_uri(staging: str, unit: str) -> str:
     """Where the unfinished table keeps a unit's part."""
     return storage.join(staging, f"{unit}.part")
+
+
+def staged_part(staging: str, unit: str, sha256: str) -> bytes:
+    """The bytes of a unit's part.
+
+    Raises:
+        FileNotFoundError: There is none, or another one: jobs of the same plan stage under the same names.
+    """
+    uri = part_uri(staging, unit)
+    content = storage.read_bytes(uri)
+    if storage.sha256(content) != sha256:
+        raise FileNotFoundError(errno.ENOENT, "these are not the bytes that were published", uri)
+    return content
 
 
 def receipt_uri(staging: str, unit: str) -> str:
@@ -236,7 +250,7 @@ def finished(unit: Unit, staging: str) -> Receipt | None:
         receipt = Receipt(**storage.read_json(receipt_uri(staging, unit.name)))
         if receipt.made_with != made_with():
             return None
-        whole = storage.sha256(storage.read_bytes(part_uri(staging, unit.name))) == receipt.sha256
+        whole = len(staged_part(staging, unit.name, receipt.sha256)) == receipt.bytes
     except (OSError, TypeError, IntegrityError, StorageError):
         return None
     return receipt if whole else None

@@ -27,6 +27,8 @@ CHAMPION = "champion"
 _ARTIFACT_NAME = "model"
 _SHOWN = 5
 """Versions of a model that a message names."""
+_LAST_VERSION = 2**31 - 1
+"""Of MLflow's column: a database is not asked for more, since each has an error of its own for that."""
 
 
 @dataclass(frozen=True)
@@ -197,10 +199,14 @@ def _find(server: Server, uri: str) -> ModelVersion:
 
 
 def _version(server: Server, name: str, version: str) -> ModelVersion:
+    uri = f"models:/{name}/{version}"
+    # Compared by its length first: Python makes no number of some thousand digits.
+    if version.isdecimal() and (len(version) > len(str(_LAST_VERSION)) or int(version) > _LAST_VERSION):
+        raise _unknown(server, uri, None)
     try:
         return server.client.get_model_version(name, version)
     except MlflowException as error:
-        raise _unknown(server, f"models:/{name}/{version}", error) from error
+        raise _unknown(server, uri, error) from error
 
 
 def _newest(server: Server, name: str) -> ModelVersion:

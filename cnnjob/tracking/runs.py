@@ -96,6 +96,12 @@ def resume_run(server: Server, run_id: str) -> bool:
         return True
 
 
+def discard(server: Server, run_id: str) -> None:
+    """Delete a run that was begun for nothing: MLflow lists it no more."""
+    with asking(server, f"delete the run {run_id}"):
+        server.client.delete_run(run_id)
+
+
 def is_there(server: Server, run_id: str) -> bool:
     """Whether the server has a run, and it was not deleted."""
     with asking(server, f"look up the run {run_id}"):

@@ -89,7 +89,8 @@ class Checkpoint:
 def save(checkpoint: Checkpoint, run_folder: str) -> None:
     """Write a run's newest checkpoint, whole or not at all, and remove all but it and the one before.
 
-    Later ones are removed too: they were passed over, or this one would not be written.
+    Later ones are removed too: they were passed over, or this one would not be written. So are folders of which a
+    process that was killed has written a part.
 
     Raises:
         StorageError: It could not be written; the one before stands.
@@ -99,9 +100,9 @@ def save(checkpoint: Checkpoint, run_folder: str) -> None:
     # What lies there is damaged, or this name would not be written again.
     storage.remove(uri)
     write(checkpoint, uri)
-    names = _names(run_folder)
-    kept = [name for name in names if name <= checkpoint.progress.name][:KEPT]
-    for name in [name for name in names if name not in kept]:
+    paths = storage.list_files(folder)
+    kept = [name for name in _whole(paths) if name <= checkpoint.progress.name][:KEPT]
+    for name in sorted({PurePosixPath(path).parts[0] for path in paths} - set(kept)):
         storage.remove(storage.join(folder, name, DESCRIPTION))
         storage.remove(storage.join(folder, name))
 
@@ -110,22 +111,27 @@ def write(checkpoint: Checkpoint, uri: str) -> None:
     """Write a checkpoint into a folder that has none."""
     state = checkpoint.optimizer["state"]
     moments = {f"{number}.{name}": value for number, values in state.items() for name, value in values.items()}
-    contents = {
-        WEIGHTS: _pack(checkpoint.weights),
-        BEST: _pack(checkpoint.best),
-        AVERAGE: _pack(checkpoint.average),
-        OPTIMIZER: _pack(moments),
-        PARTIAL: _pack(_tensors_of(checkpoint.partial)),
+    files = {
+        WEIGHTS: checkpoint.weights,
+        BEST: checkpoint.best,
+        AVERAGE: checkpoint.average,
+        OPTIMIZER: moments,
+        PARTIAL: _tensors_of(checkpoint.partial),
     }
-    for name, content in contents.items():
+    digests = {}
+    for name, tensors in files.items():
+        # One at a time: all of them are several times the net.
+        content = _pack(tensors)
+        digests[name] = hashlib.sha256(content).hexdigest()
         storage.write_bytes(storage.join(uri, name), content)
+        del content
         reached("checkpoint file", file=name, epoch=checkpoint.progress.epoch)
     document = {
         "format_version": CHECKPOINT_FORMAT_VERSION,
         "progress": vars(checkpoint.progress),
         "param_groups": checkpoint.optimizer["param_groups"],
         "entries": list(checkpoint.entries),
-        "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()},
+        "sha256": digests,
     }
     storage.write_bytes(storage.join(uri, DESCRIPTION), _sealed(document))
     reached("checkpoint", epoch=checkpoint.progress.epoch, step=checkpoint.progress.step)
@@ -168,18 +174,19 @@ def latest(run_folder: str) -> tuple[Checkpoint | None, list[str]]:
         StorageError: A store failed. Work that is done would be done again if it were passed over for that.
     """
     damaged: list[str] = []
-    for name in _names(run_folder):
+    folder = storage.join(run_folder, FOLDER)
+    for name in _whole(storage.list_files(folder)):
         try:
-            return read(storage.join(run_folder, FOLDER, name)), damaged
+            return read(storage.join(folder, name)), damaged
         except IntegrityError as error:
             damaged.append(str(error))
     return None, damaged
 
 
-def _names(run_folder: str) -> list[str]:
+def _whole(paths: Sequence[str]) -> list[str]:
     """Folders with a description, newest first: those that were written to their end."""
-    paths = map(PurePosixPath, storage.list_files(storage.join(run_folder, FOLDER)))
-    return sorted({path.parts[0] for path in paths if path.name == DESCRIPTION}, reverse=True)
+    found = map(PurePosixPath, paths)
+    return sorted({path.parts[0] for path in found if path.name == DESCRIPTION}, reverse=True)
 
 
 def _sealed(document: Mapping[str, Any]) -> bytes:

@@ -13,6 +13,7 @@ from typing import Any
 
 import ray.train
 import torch
+from ray.exceptions import ActorDiedError, OutOfMemoryError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchTrainer
 
@@ -22,7 +23,8 @@ from cnnjob.models.cnn import Classifier, build
 from cnnjob.training import checkpoint as checkpoints
 from cnnjob.training import journal, ray_group
 from cnnjob.training.checkpoint import Progress
-from cnnjob.training.stop import ask_to_stop, forget
+from cnnjob.training.stop import ask_to_stop, forget, forget_all
+from cnnjob.training.trainer import OwnRayTrainer
 from cnnjob.training.worker import TrainJob
 
 JOURNAL_POLL_S = 0.5
@@ -34,7 +36,7 @@ def threads_of(cpus_per_worker: float) -> int:
     return max(1, math.floor(cpus_per_worker))
 
 
-def fit(job: TrainJob, environment: Mapping[str, str], on_entry: OnEntry) -> None:
+def fit(job: TrainJob, environment: Mapping[str, str], on_entry: OnEntry, *, own_ray: bool = False) -> None:
     """Train to the last epoch, going on from the newest checkpoint. A Ray session must be open.
 
     Told to end by a signal, the workers finish their step, write a checkpoint and leave; if they have not within
@@ -44,13 +46,14 @@ def fit(job: TrainJob, environment: Mapping[str, str], on_entry: OnEntry) -> Non
         job: What to train.
         environment: Variables that the workers need beside those they have.
         on_entry: Called with each entry of the journal, once, in the order they are found.
+        own_ray: Whether the Ray session was started for this job and ends with it.
 
     Raises:
         TrainingError: Workers failed more often than ``max_failures``.
         EndedBySignalError: A signal came.
     """
-    journal.clear_events(job.run_folder)
-    training = _Training(_trainer(job, environment))
+    _clear(job.run_folder)
+    training = _Training(_trainer(job, environment, own_ray=own_ray))
     seen: set[str] = set()
 
     def hand_over() -> None:
@@ -113,7 +116,7 @@ class _Failures(UserCallback):  # type: ignore[misc]
         ours = _one_of_ours(worker_exceptions.values())
         if isinstance(ours, UserError | IntegrityError):
             raise ours
-        said = {str(rank): _last_line(error) for rank, error in sorted(worker_exceptions.items())}
+        said = {str(rank): what for rank, what in _said(worker_exceptions).items()}
         journal.append(self._run_folder, {**journal.event("failed"), "ranks": said, "attempt": self._attempt})
 
 
@@ -145,9 +148,11 @@ class _Training:
             raise self._error
 
 
-def _trainer(job: TrainJob, environment: Mapping[str, str]) -> TorchTrainer:
+def _trainer(job: TrainJob, environment: Mapping[str, str], *, own_ray: bool) -> TorchTrainer:
     config = job.config
-    return TorchTrainer(
+    # Workers that decode with Ray Data share the CPUs by what its autoscaler's books say.
+    is_plain = own_ray and job.manifest.image.storage != "encoded"
+    return (OwnRayTrainer if is_plain else TorchTrainer)(
         ray_group.run,
         train_loop_config={"job": job},
         scaling_config=ScalingConfig(
@@ -166,21 +171,66 @@ def _trainer(job: TrainJob, environment: Mapping[str, str]) -> TorchTrainer:
     )
 
 
+_SCRATCH = "ray"
+
+
 def _scratch(job: TrainJob) -> str:
     """Where Ray Train writes; nothing of it is read again."""
-    return storage.join(job.run_folder, "ray", job.attempt)
+    return storage.join(job.run_folder, _SCRATCH, job.attempt)
+
+
+def _clear(run_folder: str) -> None:
+    """Remove what earlier tries at the run have left beside their results; one that was killed has removed nothing."""
+    journal.clear_events(run_folder)
+    forget_all(run_folder)
+    storage.remove(storage.join(run_folder, _SCRATCH))
 
 
 def _failure(job: TrainJob, error: Exception) -> CnnjobError:
-    """The error for people: ours where a worker raised one of ours, else what the first rank said."""
+    """The error for people: ours where a worker raised one of ours, else what the ranks failed with."""
     by_rank: dict[int, Exception] = getattr(error, "worker_failures", {})
     if ours := _one_of_ours([*by_rank.values(), getattr(error, "controller_failure", None)]):
         return ours
-    said = "; ".join(f"rank {rank}: {_last_line(cause)}" for rank, cause in sorted(by_rank.items()))
+    said = "; ".join(f"rank {rank}: {what.rstrip('.')}" for rank, what in _said(by_rank).items())
+    likely = _OF_MEMORY if any(_has_died(each) and _NODE_DIED not in str(each) for each in by_rank.values()) else ""
     return TrainingError(
-        f"training of {job.config.name} failed: {said or error}. "
+        f"training of {job.config.name} failed: {said or error}. {likely}"
         f"Run the same command again to go on from the last checkpoint in {job.run_folder}."
     )
+
+
+_NODE_DIED = "its node has died"
+"""What Ray says of a worker's process where the whole machine is gone."""
+_OF_MEMORY = (
+    "A process that dies without a word has most likely been ended for want of memory (the system's log, dmesg, says "
+    "so). Lower cache_bytes_per_worker, which this run may go on with; else, under another name, global_batch_size or "
+    "num_workers, or the size of the net. "
+)
+
+
+def _said(by_rank: Mapping[int, Exception]) -> dict[int, str]:
+    """What the ranks failed with; where processes have died, of those alone: the others fail because they have."""
+    died = {rank: error for rank, error in by_rank.items() if _has_died(error)}
+    return {rank: _told(error) for rank, error in sorted((died or by_rank).items())}
+
+
+def _has_died(error: Exception) -> bool:
+    """Whether a worker's process is gone; Ray Train, which looks after it, wraps what it finds then."""
+    return isinstance(_found(error), ActorDiedError | OutOfMemoryError)
+
+
+def _found(error: Exception) -> Exception:
+    found: Exception = getattr(error, "health_check_failure", error)
+    return found
+
+
+def _told(error: Exception) -> str:
+    if isinstance(_found(error), OutOfMemoryError):
+        return "Ray ended its process, since the memory of its machine ran out"
+    if not _has_died(error):
+        return _last_line(error)
+    # Ray's own words are a page on what may have been.
+    return _NODE_DIED if _NODE_DIED in str(error) else "its process died"
 
 
 def _one_of_ours(errors: Iterable[BaseException | None]) -> CnnjobError | None:

@@ -7,7 +7,7 @@ the same batches, so the memory budget changes no weight.
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Literal, Protocol
 
@@ -173,10 +173,12 @@ class FeedChoice:
     Attributes:
         kind: ``in memory`` or ``streamed``.
         reason: For people, with the arithmetic.
+        held: Bytes of rows that a worker holds.
     """
 
     kind: Literal["in memory", "streamed"]
     reason: str
+    held: int
 
 
 def feed_of(config: TrainConfig, manifest: Manifest) -> FeedChoice:
@@ -189,7 +191,7 @@ def feed_of(config: TrainConfig, manifest: Manifest) -> FeedChoice:
     start, stop = rank_range(manifest.splits["train"].rows, config.global_batch_size, 0, config.num_workers)
     validation = share(manifest.splits["val"].rows, 0, config.num_workers)
     choice = choose_feed(manifest, stop - start, validation, config.cache_bytes_per_worker)
-    return FeedChoice(choice.kind, choice.reason + by)
+    return replace(choice, reason=choice.reason + by)
 
 
 def choose_feed(manifest: Manifest, rows: int, validation_rows: int, budget: int) -> FeedChoice:
@@ -208,7 +210,7 @@ def choose_feed(manifest: Manifest, rows: int, validation_rows: int, budget: int
     needed = (rows + validation_rows) * row_bytes
     told = f"{rows + validation_rows:,} rows x {row_bytes:,} bytes = {needed / 1e6:,.1f} MB a worker"
     if needed <= budget:
-        return FeedChoice("in memory", f"{told}, within cache_bytes_per_worker, {budget / 1e6:,.1f} MB")
+        return FeedChoice("in memory", f"{told}, within cache_bytes_per_worker, {budget / 1e6:,.1f} MB", needed)
     least = streaming_bytes(manifest)
     if least > budget:
         raise ResourceError(
@@ -216,9 +218,8 @@ def choose_feed(manifest: Manifest, rows: int, validation_rows: int, budget: int
             f"streaming them takes {least:,} bytes. Raise cache_bytes_per_worker to {min(needed, least):,}, or prepare "
             f"the data set with a smaller shards.rows_per_group."
         )
-    return FeedChoice(
-        "streamed", f"{told}, more than cache_bytes_per_worker, {budget / 1e6:,.1f} MB; {least / 1e6:,.1f} MB are held"
-    )
+    reason = f"{told}, more than cache_bytes_per_worker, {budget / 1e6:,.1f} MB; {least / 1e6:,.1f} MB are held"
+    return FeedChoice("streamed", reason, least)
 
 
 ARROW_BYTES = 28_000_000

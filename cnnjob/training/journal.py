@@ -39,7 +39,7 @@ def append(run_folder: str, entry: dict[str, Any]) -> None:
     uri = storage.join(run_folder, FOLDER, f"{entry['key']}.json")
     kept = {name: value for name, value in entry.items() if name != "entries"}
     document = {**kept, "timestamp_ms": int(time.time() * 1000)}
-    if uri.startswith("s3://"):
+    if storage.is_s3(uri):
         # Another command may be at the run there: one time for a key, whoever reads it.
         conditional.replace(uri, storage.json_bytes(document), None)
     elif not storage.exists(uri):

@@ -10,7 +10,7 @@ from cnnjob.data.manifest import Manifest
 from cnnjob.models.cnn import build
 from cnnjob.models.spec import Net
 from cnnjob.training.checkpoint import Checkpoint
-from cnnjob.training.group import Group, distribute
+from cnnjob.training.group import Group, averaging_of, distribute
 from cnnjob.training.optim import Average, learning_rate, make_optimizer, restore, set_learning_rate
 
 Weights = dict[str, torch.Tensor]
@@ -22,6 +22,7 @@ class Learner:
     Attributes:
         module: The net.
         model: The net as it is trained: averaging gradients over the group, compiled where configured.
+        averaging: What averages them on CPUs; None for a group of one, and on GPUs.
         optimizer: Over its parameters.
         average: The moving average of its weights; None without one.
         best: Weights of the best epoch; empty before the first.
@@ -32,7 +33,8 @@ class Learner:
         self._config = config.optimizer
         self.module = build(net, statistics.mean, statistics.std, seed=config.seed).to(group.device)
         self._parameters = list(self.module.parameters())
-        self.model = distribute(self.module, group)
+        self.averaging = averaging_of(self.module, group)
+        self.model = distribute(self.module, group, self.averaging)
         if config.compile:
             self.model.compile(dynamic=False)
         self.optimizer = make_optimizer(config.optimizer, self._parameters)

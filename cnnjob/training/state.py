@@ -11,7 +11,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from cnnjob import storage
+from cnnjob import conditional, storage
 from cnnjob.config.train import TrainConfig
 from cnnjob.data.manifest import Manifest
 from cnnjob.errors import FormatVersionError, IntegrityError, JobError, UserError
@@ -131,8 +131,35 @@ def alone(run_folder: str) -> Iterator[None]:
 
 def save_run(run_folder: str, state: RunState) -> None:
     """Write ``run.json``, whole or not at all."""
-    document = {"format_version": CHECKPOINT_FORMAT_VERSION, **vars(state)}
-    storage.write_json(storage.join(run_folder, RUN_FILE), document)
+    storage.write_json(storage.join(run_folder, RUN_FILE), _document(state))
+
+
+def save_first(run_folder: str, state: RunState, before: str | None) -> bool:
+    """Write ``run.json`` of a run that begins, unless another command has begun one meanwhile.
+
+    Args:
+        run_folder: The run's.
+        state: The run.
+        before: Its ``version_of`` before it was decided that one begins.
+
+    Returns:
+        Whether it is this run that begins.
+    """
+    uri = storage.join(run_folder, RUN_FILE)
+    if storage.is_s3(uri):
+        return conditional.replace(uri, storage.json_bytes(_document(state)), before)
+    save_run(run_folder, state)
+    return True
+
+
+def version_of(run_folder: str) -> str | None:
+    """What tells this ``run.json`` from any other on S3; elsewhere, or where there is none, None."""
+    uri = storage.join(run_folder, RUN_FILE)
+    return conditional.version_of(uri) if storage.is_s3(uri) else None
+
+
+def _document(state: RunState) -> dict[str, Any]:
+    return {"format_version": CHECKPOINT_FORMAT_VERSION, **vars(state)}
 
 
 def _differences(before: Any, now: Any, key: str = "") -> list[str]:

@@ -14,6 +14,7 @@ from cnnjob import storage
 from cnnjob.errors import CnnjobError, OvertakenError
 
 OWNER = "attempt"
+_QUESTION = "stop-"
 _POLL_S = 0.3
 _POLLS_OF_OWNER = 3
 """One of so many looks is for another's name too."""
@@ -60,6 +61,13 @@ def forget(run_folder: str, attempt: str) -> None:
     storage.remove(_uri(run_folder, attempt))
 
 
+def forget_all(run_folder: str) -> None:
+    """Take back what was asked of any attempt: all before one that has taken the run up are over, or leave for that."""
+    for path in storage.list_files(run_folder):
+        if path.startswith(_QUESTION):
+            storage.remove(storage.join(run_folder, path))
+
+
 @contextmanager
 def watch(run_folder: str, attempt: str) -> Iterator[Callable[[], bool]]:
     """Look, beside the work, whether this try is to leave. Yields a function that says so at once."""
@@ -94,4 +102,4 @@ def nobody_asks() -> Iterator[Callable[[], bool]]:
 
 
 def _uri(run_folder: str, attempt: str) -> str:
-    return storage.join(run_folder, f"stop-{attempt}")
+    return storage.join(run_folder, _QUESTION + attempt)

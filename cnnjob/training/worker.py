@@ -24,7 +24,7 @@ from cnnjob.training.augment import augmented
 from cnnjob.training.checkpoint import Checkpoint, Progress
 from cnnjob.training.evaluation import merge_evaluations, to_plain
 from cnnjob.training.feed import EvaluationFeed, Feed, Run, TrainingFeed, feed_of
-from cnnjob.training.group import Agreement, Group, gather
+from cnnjob.training.group import Group, agreement, gather
 from cnnjob.training.learner import Learner
 from cnnjob.training.loop import EpochSums, Loss, NotFiniteError, Trainer, evaluate, examine, train_epoch
 from cnnjob.training.metrics import Tally, merge
@@ -95,7 +95,7 @@ class Worker:
         validation = self._evaluation("val")
         self.marks["rows"] = time.time() - self.job.began
         with watch(self.job.run_folder, self.job.attempt) if self.place.rank == 0 else nobody_asks() as asked:
-            should_stop = Agreement(self.place, asked)
+            should_stop = agreement(self.place, asked, self.learner.averaging)
             while self.progress.epoch < config.num_epochs and not self._is_stuck():
                 if not self._epoch(feed, validation, should_stop):
                     return

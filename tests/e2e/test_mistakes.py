@@ -122,6 +122,8 @@ def test_a_conf_of_another_kind_is_refused(cnnjob: Command, tmp_path: Path) -> N
     ended = cnnjob("train", PREPARE)
     assert_refused(ended, tmp_path, f"Error: {PREPARE} is a prepare conf; run: cnnjob prepare {PREPARE}\n")
     assert ended.err.count("\n") == 1
+    ended = cnnjob("submit", "train", PREPARE)
+    assert_refused(ended, tmp_path, f"Error: {PREPARE} is a prepare conf; run: cnnjob submit prepare {PREPARE}\n")
 
 
 def test_setting_a_key_that_is_not_there_is_refused(cnnjob: Command, tmp_path: Path) -> None:

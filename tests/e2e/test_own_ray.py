@@ -68,6 +68,32 @@ print(json.dumps(said))
 cluster.shutdown()
 """
 
+TOLD_TO_END = """
+import json, os, signal
+from cnnjob import interrupt
+from cnnjob.cluster.processes import descendants
+from cnnjob.cluster.session import Needs, session
+from cnnjob.progress import Silent
+
+interrupt.install()
+told = []
+
+def tell():
+    if not told:
+        told.append(True)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+os.register_at_fork(after_in_parent=tell)
+before = descendants()
+try:
+    with session(Needs(processes=1), Silent()):
+        code = 0
+except SystemExit as ended:
+    code = ended.code
+left = {each.pid for each in descendants() - before}
+print(json.dumps([code, [pid for pid in left if open(f"/proc/{pid}/cmdline").read()]]))
+"""
+
 
 def said_by(code: str) -> Any:
     """What a process of its own prints last, without the Ray of the tests."""
@@ -83,6 +109,11 @@ def test_our_own_ray_has_what_a_job_needs():
     assert any("gcs_server" in command for command in commands)
     for name in ("autoscaler", "dashboard/dashboard.py", "log_monitor.py"):
         assert not [command for command in commands if name in command.partition("--")[0]], name
+
+
+def test_a_sigterm_as_ray_forks_ends_the_job_and_leaves_no_process():
+    """Where the exception of a signal would be lost, in a hook after a fork, the job ends as told, and Ray with it."""
+    assert said_by(TOLD_TO_END) == [143, []]
 
 
 @pytest.mark.skipif(bool(machine_gpus()), reason="Ray finds the GPUs that are there")

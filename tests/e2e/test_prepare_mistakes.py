@@ -86,7 +86,7 @@ def test_labels_out_of_range(cnnjob: Command, tmp_path: Path) -> None:
     """A label that no class name stands for."""
     (tmp_path / "t.csv").write_text("uri,label\na.png,0\nb.png,5\n")
     source = "source: {kind: manifest, uri: t.csv, class_names: [cat, dog]}"
-    prepare(cnnjob, tmp_path, source, "row 1 has 5", "2 classes")
+    prepare(cnnjob, tmp_path, source, "row 3 (the header is row 1) has 5", "2 classes")
 
 
 def test_duplicate_ids(cnnjob: Command, tmp_path: Path) -> None:

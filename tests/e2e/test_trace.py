@@ -8,6 +8,8 @@ from tests.e2e.conftest import Command
 from tests.helpers import PictureSource, prepare, prepare_config
 from tests.piles import encoded, pixels
 
+LARGE = "large.yaml"
+
 
 def test_the_thirteen_stages_of_the_default_net(cnnjob: Command) -> None:
     """Without options: the default net on 3x32x32, 13 stages, 136,874 parameters."""
@@ -88,14 +90,26 @@ def test_a_picture_that_cannot_be_drawn_is_told(cnnjob: Command, tmp_path: Path)
 def test_what_cannot_be_traced_is_told(cnnjob: Command, tmp_path: Path) -> None:
     """An unknown preset, two nets at once, a picture that is none: exit code 2 and nothing written."""
     (tmp_path / "no.png").write_bytes(b"no picture")
+    block = "{filters: 4096, padding: 1, pool: 8}"
+    (tmp_path / LARGE).write_text(f"name: run\ndataset: data\nmodel: {{spec: {{blocks: [{block}]}}}}\n")
     for arguments, word in (
         (("--preset", "huge"), "'huge'"),
         (("--preset", "net", "--model", "models:/a/1"), "give one of them"),
         (("--image", "no.png"), "not_an_image"),
         (("--image", "missing.png"), "does not exist"),
         (("--png", "x.png"), "--png is where the picture of --image is drawn; give --image"),
-        (("--classes", "0"), "2 classes, not (3, 32, 32) and 0"),
+        (("--classes", "0"), "--classes 0 should be from 2 to 1,000,000"),
+        (("--classes", "100000000", "--image", "no.png"), "--classes 100000000 should be from 2 to 1,000,000"),
+        (("--preset", ""), "'' is not allowed"),
         (("--shape", ""), "--shape '' should be"),
+        (("--shape", "²x32x32"), "--shape '²x32x32' should be CHANNELSxHEIGHTxWIDTH, each from 1 to 4,096"),
+        (("--shape", "3x32x4097"), "--shape '3x32x4097' should be"),
+        (("--shape", f"3x{'9' * 5000}x3"), "9...' should be"),
+        (("--shape", "2x32x32", "--image", "no.png"), "1 or 3 channels, and this one has 2"),
+        (("--config", LARGE, "--shape", "3x512x512", "--classes", "3", "--image", "no.png"), "takes 8.9 GB of memory"),
+        (("--image", ""), "--image: a path or URI cannot be empty"),
+        (("--image", "no.png", "--png", ""), "--png: a path or URI cannot be empty"),
+        (("--image", "no.png", "--png", "./no.png"), "drawn over the picture"),
         (("--model", "digits"), "--model 'digits' should be models:/digits@champion or models:/digits/1"),
         (("--model", "models:/digits/"), "should be models:/digits@champion or models:/digits/1"),
         (
@@ -106,4 +120,6 @@ def test_what_cannot_be_traced_is_told(cnnjob: Command, tmp_path: Path) -> None:
         ended = cnnjob("trace", *arguments)
         assert ended.code == 2, ended.err
         assert word in ended.err
-    assert [path.name for path in tmp_path.iterdir()] == ["no.png"]
+        assert len(ended.err) < 500
+    assert sorted(path.name for path in tmp_path.iterdir()) == [LARGE, "no.png"]
+    assert (tmp_path / "no.png").read_bytes() == b"no picture"

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from cnnjob.config.train import BlockConfig, NetConfig, least_parameters
 from cnnjob.errors import ModelError
 from cnnjob.models.cnn import build
 from cnnjob.models.inference import Inference
@@ -47,6 +48,14 @@ def refused_at(net: Net) -> str | None:
     except ModelError as error:
         return str(error).partition(":")[0]
     return None
+
+
+@given(nets)
+def test_no_net_has_fewer_parameters_than_its_config_says(net):
+    """What a config is told to have at least is there on any images and with any classes."""
+    found = possible(net)
+    config = NetConfig(blocks=tuple(BlockConfig(**vars(block)) for block in net.blocks), hidden=net.hidden)
+    assert least_parameters(config) <= sum(stage.parameters for stage in found)
 
 
 def seen_by_hooks(net: Net) -> list[tuple[str, tuple[int, ...], int]]:

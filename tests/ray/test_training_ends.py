@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from ray.train.torch import TorchTrainer
 
 from cnnjob.config import kinds
 from cnnjob.errors import IntegrityError, TrainingError, UserError
@@ -49,6 +50,30 @@ def test_what_no_try_will_mend_is_not_tried_again(shared_ray: str, console: Cons
     with pytest.raises(IntegrityError, match="Prepare the data set again"):
         train.run(config, console)
     assert not list((tmp_path / "runs" / config.name).glob("journal/**/*.json"))
+
+
+def test_ray_train_starts_its_controller_with_what_a_job_needs_alone(
+    shared_ray: str, console: Console, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The place where ``OwnRayTrainer`` takes actors away is one that Ray Train passes."""
+    started = []
+    start = TorchTrainer._initialize_and_run_controller
+    monkeypatch.setattr(
+        TorchTrainer,
+        "_initialize_and_run_controller",
+        lambda self, **given: (
+            started.append([type(each).__name__ for each in given["callbacks"]]),
+            start(self, **given),
+        )[1],
+    )
+    prepare(prepare_config(tmp_path / "set"), PictureSource(60))
+    places = [f"dataset={tmp_path / 'set'}", f"storage={tmp_path / 'runs'}", f"tracking.uri={tmp_path / 'tracking'}"]
+    train.run(
+        kinds.load("train", shipped("train/digits.yaml"), [*places, "num_epochs=1", "global_batch_size=8"]), console
+    )
+    (callbacks,) = started
+    assert "BackendSetupCallback" in callbacks
+    assert not {"PlacementGroupCleanerCallback", "DatasetsCallback"} & set(callbacks)
 
 
 def test_few_images_are_enough(shared_ray: str, console: Console, tmp_path: Path) -> None:

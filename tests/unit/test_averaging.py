@@ -17,6 +17,8 @@ from tests.forked import PROCESSES
 
 LENGTHS = (1, 2, 7, 1000, 1001)
 CHUNK = 300
+ASKING, ASKED = 1, 8
+"""The rank that asks something, and along with which of its averages."""
 
 
 def given(rank: int, length: int) -> torch.Tensor:
@@ -37,7 +39,7 @@ def work(rank: int, ranks: int, store: str, role: str, told: Any) -> None:
     """One rank: averages all lengths, several times over."""
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     averaging.CHUNK = CHUNK
-    if role == "elsewhere" and rank == ranks - 1:
+    if role in ("elsewhere", "asks elsewhere") and rank == ranks - 1:
         # A rank that does not see the others' memory, as on another machine.
         averaging._mapped = lambda *_: (_ for _ in ()).throw(FileNotFoundError())
     if role == "no sockets" and rank == ranks - 1:
@@ -47,20 +49,22 @@ def work(rank: int, ranks: int, store: str, role: str, told: Any) -> None:
     if role == "no room":
         Path.write_bytes = lambda *_: (_ for _ in ()).throw(OSError(28, "no space"))
     dist.init_process_group("gloo", f"file://{store}", rank=rank, world_size=ranks, timeout=timedelta(seconds=60))
-    found = averaging.averaging(Place(rank, ranks), max(LENGTHS))
+    found = averaging.make_averaging(Place(rank, ranks), max(LENGTHS))
     if role == "dies" and rank == 0:
         os._exit(3)
-    sums = []
+    sums, asked = [], []
     try:
-        for length in LENGTHS * 3:
+        for number, length in enumerate(LENGTHS * 3):
             values = given(rank, length)
+            found.asks = rank == ASKING and number == ASKED
             found.average(values)
             sums.append(values)
+            asked += [number] if found.asked else []
         same = all(torch.equal(each, expected(ranks, len(each))) for each in sums)
     except (ConnectionError, RuntimeError) as error:
         told.put((rank, type(found).__name__, type(error).__name__))
         return
-    told.put((rank, type(found).__name__, same))
+    told.put((rank, type(found).__name__, asked if "asks" in role else same))
 
 
 def run(ranks: int, role: str = "") -> list[tuple[int, str, Any]]:
@@ -96,6 +100,12 @@ def test_messages_give_the_same_bits(ranks, role):
     before = left_behind()
     assert run(ranks, role) == [(rank, Messages.__name__, True) for rank in range(ranks)]
     assert left_behind() == before
+
+
+@pytest.mark.parametrize(("role", "carrier"), [("asks", SharedMemory), ("asks elsewhere", Messages)])
+@pytest.mark.parametrize("ranks", [2, 3, 5, 8])
+def test_what_one_rank_asks_all_hear_along_with_the_same_average(ranks, role, carrier):
+    assert run(ranks, role) == [(rank, carrier.__name__, [ASKED]) for rank in range(ranks)]
 
 
 @pytest.mark.parametrize("ranks", [2, 3])

@@ -256,6 +256,14 @@ def test_one_that_was_not_written_to_its_end_is_not_there(kept, run_folder):
     assert latest(str(run_folder))[0].progress.epoch == 2
 
 
+def test_parts_of_a_checkpoint_that_a_kill_has_left_are_removed(kept, run_folder):
+    """Also where it never gets its description: within an epoch its name may not come again."""
+    (run_folder / FOLDER / "epoch-00001-step-000000003").mkdir()
+    (run_folder / FOLDER / "epoch-00001-step-000000003" / "weights.safetensors").write_bytes(b"half")
+    save(at(kept, 2), str(run_folder))
+    assert not [path for path in (run_folder / FOLDER).iterdir() if not (path / DESCRIPTION).exists()]
+
+
 def test_no_checkpoint_is_none(tmp_path):
     """A run without a checkpoint, or without a folder, has none."""
     assert latest(str(tmp_path)) == (None, [])

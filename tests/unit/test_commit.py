@@ -12,7 +12,7 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
-from cnnjob import storage
+from cnnjob import local_disk, storage
 from cnnjob.errors import DatasetError, FormatVersionError, IntegrityError, JobError, LostPartsError, StorageError
 from cnnjob.schema import ID
 from cnnjob.scoring import commit
@@ -101,7 +101,8 @@ def test_other_ids_are_noticed(night):
     table = pq.read_table(part)
     ids = ["another", *table.column(ID).to_pylist()[1:]]
     pq.write_table(table.set_column(0, table.schema.field(0), [ids]), part)
-    receipts[0] = replace(receipts[0], sha256=storage.sha256(part.read_bytes()))
+    content = part.read_bytes()
+    receipts[0] = replace(receipts[0], sha256=storage.sha256(content), bytes=len(content))
     with pytest.raises(IntegrityError, match=r"unit 0.*other ids"):
         night.verify(plan, list(receipts.values()))
     assert finished(plan.units[0], night.staging(plan)) is None
@@ -333,8 +334,8 @@ def test_parts_that_somebody_removed_are_told(night, lost):
 def test_without_an_exchange_readers_of_the_root_see_one_version(night, monkeypatch):
     """Where the kernel cannot exchange folders, a job that dies in between leaves no second version in the table."""
     night.publish()
-    monkeypatch.setattr(commit.local_disk, "exchange", lambda *_: False)
-    monkeypatch.setattr(commit.local_disk, "reached", mock.Mock(side_effect=KeyboardInterrupt))
+    monkeypatch.setattr(local_disk, "exchange", lambda *_: False)
+    monkeypatch.setattr(local_disk, "reached", mock.Mock(side_effect=KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         night.publish(target_rows=32, scored_at=MORNING + dt.timedelta(hours=1))
     assert list(night.root.iterdir()) == []

@@ -322,15 +322,16 @@ WHOLE = {"prepare": PREPARE, "train": TRAIN, "score": SCORE, "nightly": NIGHTLY,
 
 @pytest.mark.parametrize("asked", NAMES)
 @pytest.mark.parametrize("given", NAMES)
-def test_a_conf_of_another_kind_is_told_as_that(tmp_path, asked, given):
-    """A whole conf of another kind is one mistake: the command that takes it is named, and no key."""
+@pytest.mark.parametrize("submitted", [False, True])
+def test_a_conf_of_another_kind_is_told_as_that(tmp_path, asked, given, submitted):
+    """A whole conf of another kind is one mistake: the command that takes or submits it is named, and no key."""
     path = written(tmp_path, WHOLE[given])
     if asked == given:
         assert load(asked, path)
         return
-    command = "up --config" if given == "cluster" else given
+    command = "up --config" if given == "cluster" else f"submit {given}" if submitted else given
     with pytest.raises(UserError) as told:
-        load(asked, path)
+        load(asked, path, submitted=submitted)
     assert str(told.value) == f"{path} is a {given} conf; run: cnnjob {command} {path}"
 
 

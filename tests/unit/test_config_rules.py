@@ -76,6 +76,43 @@ def test_exactly_one_net(tmp_path, model):
     assert "either model.preset or model.spec" in found["model.preset"]
 
 
+@pytest.mark.parametrize(
+    ("model", "keys"),
+    [
+        ("{preset: default, spec: {blocks: []}}", {"model.preset", "model.spec.blocks"}),
+        ("{preset: resnet, spec: {blocks: [{filters: 4}]}}", {"model.preset"}),
+        ("{preset: resnet, spec: {blocks: [{filters: 0}]}}", {"model.preset", "model.spec.blocks.0.filters"}),
+        ("{spec: {blocks: []}}", {"model.spec.blocks"}),
+        ("{preset: resnet}", {"model.preset"}),
+        ("{preset: default, spec: 5}", {"model.preset", "model.spec"}),
+    ],
+)
+def test_mistakes_of_a_net_hide_no_other(tmp_path, model, keys):
+    """That both a preset and a spec are given is told also where one of them is wrong, and with what is wrong in it."""
+    with pytest.raises(ConfigError) as caught:
+        load("train", written(tmp_path, TRAIN + f"model: {model}\n"))
+    assert {mistake.key for mistake in caught.value.mistakes} == keys
+    assert ("both are given" in str(caught.value)) == ("preset" in model and "spec" in model)
+
+
+def test_a_net_beyond_the_bound_is_refused_without_its_data(tmp_path):
+    """A spec with more parameters than a net may have, on images of any size, is a mistake of the config."""
+    wide = "{blocks: [{filters: 4}], hidden: [100_000, 100_000]}"
+    found = mistakes("train", written(tmp_path, TRAIN), f"model={{spec: {wide}}}")
+    assert "10,000,800,042 parameters even on the smallest images" in found["model.spec"]
+    assert "a net may have 500,000,000" in found["model.spec"]
+    assert load("train", written(tmp_path, TRAIN), ["model={spec: {blocks: [{filters: 4}], hidden: [22_000, 22_000]}}"])
+
+
+@pytest.mark.parametrize("widths", ["[0]", "[-5]", "[64, 0]"])
+def test_a_hidden_layer_has_a_width(tmp_path, widths):
+    """A hidden layer of nothing is refused by its place in the list."""
+    found = mistakes(
+        "train", written(tmp_path, TRAIN), f"model={{spec: {{blocks: [{{filters: 4}}], hidden: {widths}}}}}"
+    )
+    assert "greater than or equal to 1" in found[f"model.spec.hidden.{widths.count(',')}"]
+
+
 def test_shares_leave_training_rows(tmp_path):
     """Validation and test shares of 1 together are refused."""
     text = "output: out\nsource: {kind: digits}\nsplit: {val: 0.5, test: 0.5}\n"
@@ -98,6 +135,7 @@ def test_scoring_in_bfloat16_needs_a_gpu(tmp_path):
         ("limits.max_bytes", "5"),
         ("limits.max_pixels", "7"),
         ("limits.formats", "[png]"),
+        ("limits.max_refused_share", "0.5"),
         ("image", "{resize: pad}"),
         ("tracking.experiment", "mine"),
     ],
@@ -112,11 +150,9 @@ def test_a_key_that_would_do_nothing_is_refused(tmp_path, key, value):
 
 
 def test_keys_that_do_something_are_taken(tmp_path):
-    """Raw images have their bounds; of a prepared data set, too, a share of the rows may be refused."""
-    text = "input: {kind: dataset, split: test, uri: data}\nmodel: 'models:/m/1'\noutput: out\n"
-    path = written(tmp_path, text)
-    assert load("score", path, ["limits.max_refused_share=0.5"]).limits.max_refused_share == 0.5
-    raw = ["input.kind=folder", "input.split=null", "limits.max_bytes=5", "limits.formats=[png]", "image.resize=pad"]
+    """Raw images have their bounds."""
+    path = written(tmp_path, "input: {kind: folder, uri: data}\nmodel: 'models:/m/1'\noutput: out\n")
+    raw = ["limits.max_refused_share=0.5", "limits.max_bytes=5", "limits.formats=[png]", "image.resize=pad"]
     assert load("score", path, raw).limits.max_bytes == 5
 
 

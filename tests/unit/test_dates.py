@@ -2,6 +2,9 @@
 
 import dataclasses
 import datetime as dt
+import re
+from collections.abc import Callable
+from pathlib import Path
 from unittest import mock
 from zoneinfo import ZoneInfo
 
@@ -11,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cnnjob import storage
-from cnnjob.errors import DatasetError, StorageError, UserError
+from cnnjob.errors import DatasetError, IntegrityError, OvertakenError, RefusedRowsError, StorageError, UserError
 from cnnjob.schema import DETAIL, ID, REASON, URI, refused_table
 from cnnjob.scoring.dates import day_of, days, parse
 from cnnjob.scoring.table import Table, current
@@ -122,6 +125,67 @@ def test_a_range_scores_what_is_missing_in_order(works, scored, tmp_path):
     assert score.run_range(works.config, "2024-02-27", "2024-03-01", Quiet()).dates == []
 
 
+def _foreign(table: Table) -> None:
+    Path(table.partition).mkdir(parents=True)
+    (Path(table.partition) / "other.parquet").touch()
+
+
+def _link(table: Table) -> None:
+    Path(table.root, "elsewhere").mkdir()
+    Path(table.partition).symlink_to(Path(table.root, "elsewhere"))
+
+
+def _file(table: Table) -> None:
+    Path(table.meta).touch()
+
+
+def _manifest(content: str) -> Callable[[Table], None]:
+    def write(table: Table) -> None:
+        Path(table.log(1)).parent.mkdir(parents=True)
+        Path(table.log(1)).write_text(content)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("harm", "told"),
+    [
+        pytest.param(_foreign, "has 'other.parquet', and no job has published", id="foreign file"),
+        pytest.param(_link, "is a link", id="link"),
+        pytest.param(_file, "a file lies where a folder has to be|Not a directory", id="file"),
+        pytest.param(_manifest("{"), "is damaged", id="damaged log"),
+        pytest.param(_manifest('{"format_version": 1}'), "has format version 1", id="other version"),
+    ],
+)
+def test_what_is_wrong_with_one_date_passes_it_over(works, scored, harm, told):
+    """A date whose own folder or log is not as it has to be is told at the end; the dates after it are scored."""
+    works.score(dt.date(2024, 3, 1))
+    harm(Table(works.root, dt.date(2024, 2, 27)))
+    result = score.run_range(works.config, "2024-02-27", "2024-02-28", Quiet())
+    assert [each.date for each in result.dates] == ["2024-02-28"]
+    assert re.search(told, result.failed.pop("2024-02-27"))
+    assert not result.failed
+
+
+@pytest.mark.parametrize("error", [IntegrityError("written to"), RefusedRowsError("30 of 30"), OvertakenError("won")])
+def test_what_becomes_of_one_date_in_the_work_passes_it_over(works, scored, monkeypatch, error):
+    """Rows that are refused, an input that changes meanwhile, or another job at the date are no failure of the next."""
+    work = mock.Mock(side_effect=[error, KeyboardInterrupt])
+    monkeypatch.setattr(score, "_work", work)
+    with pytest.raises(KeyboardInterrupt):
+        score.run_range(works.config, "2024-02-27", "2024-02-28", Quiet())
+    assert work.call_count == 2
+
+
+def test_a_table_that_is_none_ends_a_range(works, scored, tmp_path):
+    """A root with files of others is the same for every date: the first one is the last."""
+    (tmp_path / "scores").mkdir()
+    (tmp_path / "scores" / "notes.txt").touch()
+    with pytest.raises(UserError, match="is no table of scores"):
+        score.run_range(works.config, "2024-02-27", "2024-02-28", Quiet())
+    assert len(scored) == 1
+
+
 @pytest.mark.parametrize("error", [StorageError("the store is away"), DatasetError("there is no input")])
 def test_what_the_next_date_would_meet_too_ends_a_range(works, monkeypatch, scored, error):
     """A store that fails ends a range at once, and so does an input that is the same for every date."""
@@ -131,6 +195,18 @@ def test_what_the_next_date_would_meet_too_ends_a_range(works, monkeypatch, scor
     with pytest.raises(type(error)):
         score.run_range(once.config, "2024-02-27", "2024-03-01", Quiet())
     assert fails.call_count == 1
+
+
+@pytest.mark.slow
+def test_a_date_without_a_folder_on_a_store_is_passed_over(works, scored, s3_folder, tmp_path, monkeypatch):
+    """On S3, too, a date without input is told at the end, and those after it are scored."""
+    for path in (tmp_path / "in" / "2024-02-28").rglob("*.png"):
+        storage.write_bytes(f"{s3_folder}/in/2024-02-28/{path.name}", path.read_bytes())
+    there = dataclasses.replace(works, uri=f"{s3_folder}/in/{{date}}")
+    monkeypatch.setattr(score, "score_date", lambda _, date, *__: there.score(date))
+    result = score.run_range(there.config, "2024-02-27", "2024-02-28", Quiet())
+    assert [each.date for each in result.dates] == ["2024-02-28"]
+    assert "does not exist" in result.failed["2024-02-27"]
 
 
 def test_late_input_is_left_to_the_date_itself(works, scored, tmp_path):
@@ -257,4 +333,4 @@ def test_only_what_was_out_of_reach_is_looked_at_again(works, tmp_path, reason, 
     uri = str(none if "{none}" in detail else here)
     row = {ID: "a", URI: uri, REASON: reason, DETAIL: detail.format(here=here, none=none)}
     pq.write_table(refused_table([row]), table.beside("quarantine", manifest.number, manifest.version))
-    assert score_checks.is_mended(table, manifest) is mended
+    assert score_checks.is_mended(table, manifest, 10) is mended

@@ -1,8 +1,10 @@
 """Creating a file on a store of which another writer may have one: what its answers mean."""
 
+import pyarrow as pa
 import pytest
 
 from cnnjob import conditional, exclusive, storage
+from cnnjob.data import staging
 from cnnjob.errors import StorageError, UserError
 from tests.servers import failure, serving, told
 
@@ -95,6 +97,15 @@ def test_a_store_without_conditions_is_looked_at_first(s3_folder):
     plan = ((501, failure("NotImplemented")), (404, failure("NoSuchKey")), (200, b""))
     with serving(*plan) as (endpoint, requests):
         assert conditional.replace(f"s3://b/a?endpoint_override={endpoint}", b"mine", None)
+    assert [request.partition(" ")[0] for request in requests] == ["PUT", "HEAD", "PUT"]
+
+
+def test_units_are_staged_on_a_store_without_conditions(s3_folder):
+    """A unit of ``prepare`` is staged where a server has no conditional writes, as its data set is published there."""
+    plan = ((501, failure("NotImplemented")), (404, failure("NoSuchKey")), (200, b""))
+    with serving(*plan) as (endpoint, requests):
+        where = f"s3://b/000000.arrow?endpoint_override={endpoint}"
+        staging._write_staged(where, pa.table({"id": ["a"]}), 1, [], is_new=True)
     assert [request.partition(" ")[0] for request in requests] == ["PUT", "HEAD", "PUT"]
 
 

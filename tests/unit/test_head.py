@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -14,6 +15,9 @@ import pytest
 
 from cnnjob.cluster import head
 from cnnjob.cluster.processes import start_of
+from cnnjob.config.cluster import ClusterConfig
+from cnnjob.errors import ClusterError, UserError
+from cnnjob.interrupt import EndedBySignalError
 
 SLEEPS = "import time; print(flush=True); time.sleep(60)"
 NAMED = "open('/proc/self/comm', 'w').write('a) R 1 (b'); " + SLEEPS
@@ -55,6 +59,67 @@ def test_a_head_that_runs_is_found_and_ended(tmp_path):
         assert running.returncode == -signal.SIGTERM
     assert not (tmp_path / head.RECORD).exists()
     assert not head.stop(tmp_path)
+
+
+def free() -> ClusterConfig:
+    """A head on ports that nobody has."""
+    return ClusterConfig(port=head._free_port(), dashboard_port=head._free_port(), state="/dev/null/none")
+
+
+def test_a_token_that_is_gone_is_told(tmp_path):
+    """A head that runs and whose token was removed: what to do, and no question without a token."""
+    with process() as running:
+        note(tmp_path, running.pid)
+        (tmp_path / "token").unlink()
+        with pytest.raises(ClusterError, match="cnnjob down, cnnjob up"):
+            head.token_for(tmp_path, "http://127.0.0.1:8265")
+
+
+@pytest.mark.parametrize("key", ["port", "dashboard_port"])
+def test_a_port_that_is_taken_is_told_before_anything_is_started(tmp_path, key):
+    """The key and the port are named, and no file is written."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        config = free().model_copy(update={key: port, "state": str(tmp_path / "state")})
+        with pytest.raises(UserError, match=f"^{key} {port} cannot be used"):
+            head.start(config)
+    assert not (tmp_path / "state").exists()
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "/proc/none"])
+def test_a_folder_that_cannot_keep_a_token_is_a_mistake(tmp_path, place):
+    """A file, and where nobody can write, are told with the folder."""
+    (tmp_path / "file").touch()
+    state = str(tmp_path / place)
+    with pytest.raises(UserError, match=f"cannot be kept in {state}: .* nothing was started"):
+        head.start(free().model_copy(update={"state": state}))
+
+
+def test_a_start_that_is_told_to_end_leaves_no_head(tmp_path, monkeypatch):
+    """The process that was started is ended, and no file says that there is one."""
+    seen = []
+
+    def told(process: subprocess.Popen[bytes], *_: object) -> None:
+        seen.append(process)
+        raise EndedBySignalError(130)
+
+    monkeypatch.setattr(head, "_wait", told)
+    with pytest.raises(EndedBySignalError):
+        head.start(free().model_copy(update={"state": str(tmp_path)}))
+    assert seen[0].wait(timeout=10) < 0
+    assert not (tmp_path / head.RECORD).exists()
+
+
+def test_what_a_failed_start_says_is_one_line(tmp_path):
+    """Of a traceback in the log the message has what was raised."""
+    (tmp_path / head.LOG).write_text("Traceback (most recent call last):\n  File\n    raise\nConnectionError: it is\n")
+    (tmp_path / "token").touch()
+    with process("") as ended:
+        ended.wait()
+        at = head.Head("http://127.0.0.1:9", "127.0.0.1:9", ended.pid, str(tmp_path / "token"), "", 0)
+        with pytest.raises(ClusterError) as told:
+            head._wait(ended, at, tmp_path)
+    assert str(told.value).endswith(f"the end of {tmp_path / head.LOG} says: ConnectionError: it is")
 
 
 @pytest.mark.parametrize(

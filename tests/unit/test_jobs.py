@@ -2,6 +2,7 @@
 
 import json
 import signal
+from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -74,6 +75,32 @@ def test_a_job_without_a_date_is_not_submitted(monkeypatch, tmp_path, kind, pref
     sets = [f"{prefix}{each}" for each in ("input={kind: folder, uri: in}", "model=models:/m/1", "output=scores")]
     with pytest.raises(UserError, match="the date is missing"):
         jobs.submit(kind, conf, sets, ADDRESS, str(tmp_path), mock.Mock(), wait=False)
+
+
+@pytest.mark.parametrize(("stopped", "said"), [(True, "Asked raysubmit_1"), (False, "Nothing to do: raysubmit_1 has")])
+def test_stopping_says_whether_there_was_something_to_stop(monkeypatch, stopped, said):
+    """A job that has ended already is told as that."""
+    monkeypatch.setattr(jobs, "_client", lambda *_: Client())
+    monkeypatch.setattr(jobs.api, "stop", lambda *_: stopped)
+    monkeypatch.setattr(jobs.api, "state", lambda *_: mock.Mock(status="SUCCEEDED"))
+    console = mock.Mock()
+    jobs.stop(JOB, ADDRESS, "", console)
+    assert console.say.call_args.args[0].startswith(said)
+
+
+@pytest.mark.parametrize("override", ["state=s3://bucket/a", "port=8265", "port=12000"])
+def test_a_head_without_a_conf_has_the_rules_of_one(override):
+    """What would be a mistake in a conf is one in an override, and nothing is started."""
+    with pytest.raises(UserError, match="--set has 1 mistake"):
+        jobs.up(None, [override], mock.Mock())
+
+
+def test_a_log_that_nobody_can_read_ends_nothing(monkeypatch):
+    """A followed job's log that finds no room is no failure of the following."""
+    with Path("/dev/full").open("w") as full:
+        monkeypatch.setattr("sys.stderr", full)
+        jobs._write("a line\n")
+        jobs._write("another\n")
 
 
 def test_who_ends_a_job_of_the_own_process_is_told_to_go_on(ended):

@@ -3,7 +3,9 @@
 import dataclasses
 import io
 import re
+import signal
 from collections import Counter
+from contextlib import suppress
 from unittest import mock
 
 import pyarrow.parquet as pq
@@ -12,8 +14,11 @@ from typer.testing import CliRunner
 
 from cnnjob.config.load import dump_config
 from cnnjob.config.nightly import NightlyConfig
+from cnnjob.interrupt import EndedBySignalError
+from cnnjob.scoring import job
 from cnnjob.scoring.drift import by_chance
 from cnnjob.scoring.reading import read_scores
+from cnnjob.scoring.table import current
 from pipelines import command, nightly, score
 from pipelines.cli import app
 from pipelines.console import Console
@@ -283,3 +288,36 @@ def test_people_see_the_largest_classes(counts, told):
     result = dataclasses.replace(DONE, counts=counts, rows=sum(counts.values()))
     score.show(result, Console(as_json=False, out=out, err=io.StringIO()))
     assert out.getvalue().splitlines()[1:] == [told]
+
+
+def lost() -> None:
+    """A SIGTERM whose exception comes to nothing."""
+    with suppress(SystemExit):
+        signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.usefixtures("signals_installed")
+def test_a_signal_that_was_lost_publishes_nothing(work):
+    """A date that is scored whole is not published where the job was told to end."""
+    lost()
+    with pytest.raises(EndedBySignalError):
+        work.score(DATE)
+    assert current(work.table) is None
+
+
+@pytest.mark.usefixtures("signals_installed")
+def test_a_signal_that_was_lost_ends_the_scoring_at_the_next_unit(work, monkeypatch):
+    """No further unit is waited for."""
+    reached = []
+
+    def units(*_: object, **__: object):
+        for number in range(3):
+            reached.append(number)
+            if number == 1:
+                lost()
+            yield mock.Mock(rows=1, refused=())
+
+    monkeypatch.setattr(job, "run", units)
+    with pytest.raises(EndedBySignalError):
+        list(score._score(work.config, (), mock.Mock(), mock.Mock(), mock.Mock(), mock.Mock()))
+    assert reached == [0, 1]

@@ -74,6 +74,18 @@ def test_missing_objects_are_as_missing_files(s3_folder):
             read(uri)
 
 
+def test_a_copy_of_what_is_missing(s3_folder):
+    """A copy whose source is gone is a FileNotFoundError, as on a disk; where there is a target, that stays."""
+    source, target = storage.join(s3_folder, "source"), storage.join(s3_folder, "target")
+    with pytest.raises(FileNotFoundError):
+        storage.copy(source, target)
+    storage.write_bytes(source, b"x")
+    storage.copy(source, target)
+    storage.remove(source)
+    storage.copy(source, target)
+    assert storage.read_bytes(target) == b"x"
+
+
 def test_removal_takes_all_below_and_nothing_beside(s3_folder):
     """Removing takes an object, or all below a prefix, and not what only begins with the same letters."""
     for name in ("a/b/c", "a/d", "ab/e", "f"):

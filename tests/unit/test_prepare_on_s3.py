@@ -277,6 +277,13 @@ def test_other_files_are_not_taken_for_what_a_job_left(output, name):
         refuse_output(output, None)
 
 
+def test_a_whole_bucket_is_no_output():
+    """What is unfinished lies beside the output, and beside a bucket lies nothing that can be written to."""
+    for output in ("s3://lake", "s3://lake/", "s3://lake?region=eu-1"):
+        with pytest.raises(DatasetError, match=r"is a whole bucket.*Choose a folder in it"):
+            refuse_output(output, None)
+
+
 def test_on_a_disk_nothing_is_left_in_the_output(tmp_path):
     """A local folder without a manifest is refused, whatever the names of its files: no job writes there."""
     storage.write_bytes(str(tmp_path / "set" / "train" / "00000-0123456789ab.parquet"), b"")

@@ -9,9 +9,12 @@ import pytest
 import ray
 
 from cnnjob.cluster import session
-from cnnjob.cluster.processes import Process, descendants, end, is_of_ray, start_of
+from cnnjob.cluster.processes import Process, descendants, end, end_all, is_of_ray, start_of
 
 SLEEPS = "import subprocess, sys, time; subprocess.Popen(['sleep', '60']); print(flush=True); time.sleep(60)"
+STARTS_MANY = (
+    "import subprocess, time; print(flush=True)\nwhile True: subprocess.Popen(['sleep', '60']); time.sleep(0.002)"
+)
 
 
 @pytest.fixture
@@ -35,6 +38,17 @@ def test_what_a_process_has_started_is_ended_with_it(started):
     deadline = time.monotonic() + 10
     while any(_runs(each.pid) for each in ours):
         assert time.monotonic() < deadline
+
+
+def test_what_begins_while_a_process_is_ended_is_ended_too():
+    """A process that starts another one all the time leaves none of them behind."""
+    before = descendants()
+    process = subprocess.Popen([sys.executable, "-c", STARTS_MANY], stdout=subprocess.PIPE)
+    process.stdout.readline()
+    end_all(lambda: descendants() - before)
+    assert process.wait(timeout=10) == -9
+    # Each of them has the pipe's other end.
+    assert process.communicate(timeout=10) == (b"", None)
 
 
 def test_another_process_of_the_same_number_stays(started):
@@ -70,6 +84,10 @@ def test_rays_processes_are_known_by_their_commands():
 
 def _is_of_ray(command):
     process = subprocess.Popen(command)
+    # A program has been begun a moment before its command can be read.
+    deadline = time.monotonic() + 10
+    while not _runs(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.01)
     try:
         return is_of_ray(Process(process.pid, start_of(process.pid)))
     finally:

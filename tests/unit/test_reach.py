@@ -28,7 +28,7 @@ def test_a_file_that_could_not_be_opened_counts(table_of, tmp_path, reason, deta
     """One that is there now is within reach; one whose bytes were refused has been."""
     (tmp_path / "a.png").touch()
     table = table_of(reason, tmp_path / "a.png", detail.format(tmp_path / "a.png"))
-    assert any_within_reach({reason: 1}, table) is readable
+    assert any_within_reach({reason: 1}, table, 10) is readable
 
 
 @pytest.mark.parametrize("kind", ["nothing", "folder", "pipe", "device"])
@@ -39,7 +39,7 @@ def test_what_is_no_file_is_not_waited_for(table_of, tmp_path, kind):
     if kind in make:
         make[kind]()
     table = table_of("unreadable", path, f"{path} is not a regular file")
-    assert not any_within_reach({"unreadable": 1}, table)
+    assert not any_within_reach({"unreadable": 1}, table, 10)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"PAR1 and no more"])
@@ -47,5 +47,5 @@ def test_where_nothing_tells_which_files_they_were_all_is_done_again(tmp_path, c
     """A table of refused rows that is gone or damaged, where there were such files; without them it is not read."""
     if content is not None:
         (tmp_path / "refused").write_bytes(content)
-    assert any_within_reach({"gone": 1}, str(tmp_path / "refused"))
-    assert not any_within_reach({"truncated": 1}, str(tmp_path / "refused"))
+    assert any_within_reach({"gone": 1}, str(tmp_path / "refused"), 10)
+    assert not any_within_reach({"truncated": 1}, str(tmp_path / "refused"), 10)

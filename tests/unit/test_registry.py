@@ -70,6 +70,14 @@ def test_a_version_that_is_not_there_is_told_with_the_newest(store, versions, to
         registry.promote(connect(store), f"has-{versions}", "99", "champion")
 
 
+@pytest.mark.parametrize("number", ["2147483648", "9" * 20, "9" * 5000], ids=len)
+def test_a_version_beyond_all_is_one_that_is_not_there(store, number):
+    """A number that no database holds is told as any other version that does not exist."""
+    make(store, f"far-{len(number)}", None)
+    with pytest.raises(ModelError, match=f"has no version {number}; its newest is 1"):
+        registry.resolve(connect(store), f"models:/far-{len(number)}/{number}")
+
+
 def test_a_version_says_what_it_is(store, bundle):
     """The test's accuracy and rows and the data are tags beside the digest and the run, and a line is for people."""
     server = connect(store)

@@ -1,6 +1,7 @@
 """What can be scored: each kind of input, where it lies, and what becomes of rows that change, vanish or come twice."""
 
 import dataclasses
+import datetime as dt
 import os
 import shutil
 import time
@@ -22,7 +23,7 @@ from cnnjob.scoring.dates import for_date
 from cnnjob.scoring.inputs import DatasetInput, open_input
 from cnnjob.scoring.table import current
 from cnnjob.tracking.registry import Resolved
-from pipelines.score_checks import check_fit
+from pipelines.score_checks import check_classes, check_fit
 from tests.helpers import scoring_model
 from tests.nights import Work, content_of, folder_of_pictures, score_here
 from tests.piles import encoded, pixels
@@ -264,7 +265,10 @@ def test_a_refusal_of_the_world_is_looked_at_again(work, pictures, tmp_path, mon
     [
         ("prediction", "list", True),
         ("date", "columns", True),
+        ("Date", "list", True),
+        ("ID", "list", True),
         ("p_3", "columns", True),
+        ("P_3", "columns", True),
         ("p_3", "list", False),
         ("sku", "columns", False),
     ],
@@ -281,6 +285,28 @@ def test_key_columns_of_a_data_set_have_room(work, digits, bundle, tmp_path, key
     given, resolved = Keyed(digits.path, digits.manifest), Resolved("digits", "1", bundle)
     with pytest.raises(DatasetError, match=f"the key column '{key}'") if taken else nullcontext():
         check_fit(config, given, resolved)
+
+
+def test_two_keys_that_differ_in_case_alone_are_refused(work, digits, bundle, tmp_path):
+    """Readers that do not tell upper from lower case would take two keys for one column."""
+
+    class Keyed(DatasetInput):
+        @property
+        def keys(self) -> tuple[pa.Field, ...]:
+            return (pa.field("shop", pa.string()), pa.field("Shop", pa.string()))
+
+    config = work("dataset", digits.path, tmp_path / "scores").config
+    with pytest.raises(DatasetError, match="the key column 'Shop'"):
+        check_fit(config, Keyed(digits.path, digits.manifest), Resolved("digits", "1", bundle))
+
+
+@pytest.mark.parametrize(("layout", "fits"), [("list", True), ("columns", False)])
+def test_a_column_a_class_needs_classes_that_differ_by_more_than_case(work, digits, tmp_path, layout, fits):
+    """Of classes such as cat and Cat the columns would be one to many readers; in a list each has its place."""
+    config = work("dataset", digits.path, tmp_path / "scores", probabilities=layout).config
+    model = dataclasses.replace(scoring_model(digits.manifest), class_names=("cat", "dog", "Cat"))
+    with nullcontext() if fits else pytest.raises(UserError, match=r"p_cat and p_Cat would be one.*list"):
+        check_classes(config, model)
 
 
 def test_an_output_below_a_file_is_the_users_mistake(work, pictures, tmp_path):
@@ -352,6 +378,17 @@ def test_the_date_is_in_the_address(work, pictures, tmp_path):
         ({"input": {"kind": "folder", "uri": "a", "columns": {"id": "x"}}}, "only a manifest has columns"),
         ({"input": {"kind": "manifest", "uri": "a", "columns": {"uri": "x", "image": "y"}}}, "either uri or image"),
         ({"input": {"kind": "manifest", "uri": "a", "columns": {"keys": ["confidence"]}}}, "is taken"),
+        (
+            {"input": {"kind": "manifest", "uri": "a", "columns": {"keys": ["Date"]}}},
+            "'Date' in keys is taken: .* date",
+        ),
+        ({"input": {"kind": "manifest", "uri": "a", "columns": {"keys": ["P_x"]}}}, "'P_x' in keys is taken"),
+        ({"input": {"kind": "manifest", "uri": "a", "columns": {"keys": ["a", "A"]}}}, "'A' in keys is taken"),
+        (
+            {"date": dt.datetime.fromisoformat("2026-01-01T12:00:00")},
+            "date: 2026-01-01 12:00:00 is not allowed; it should be YYYY-MM-DD",
+        ),
+        ({"date": [dt.date(2026, 1, 1)]}, r"date: \[2026-01-01\] is not allowed; it should be YYYY-MM-DD"),
         ({"input": {"kind": "dataset", "uri": "a", "split": "test"}, "image": {"resize": "pad"}}, "image: .* leave it"),
         ({"output": "zip://a::b.zip"}, "cannot be published to"),
         ({"timezone": "Europe/Atlantis"}, "no time zone"),

@@ -3,16 +3,19 @@
 import os
 import signal
 import sys
+from contextlib import suppress
 from itertools import product
 from unittest import mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ray._private import utils
 
 from cnnjob import interrupt
 from cnnjob.cluster import session as sessions
 from cnnjob.cluster.session import Needs, Node, check_machine, fitting, machine_gpus, num_visible, session
+from cnnjob.cluster.starting import signals_left_alone
 from cnnjob.errors import ResourceError
 from cnnjob.progress import Silent
 
@@ -182,11 +185,58 @@ def test_cpus_beside_a_gpu_are_counted_where_it_is(ray_of):
     assert "use_gpu asks for 5 GPUs, and the cluster has 4; lower num_workers" in refused(Needs(5, 0.1, gpus=5))
 
 
-def test_a_sigterm_while_ray_starts_ends_the_job_as_any_other():
-    """Ray's own handler, which it has until it has started, ends the process by the bare number of the signal."""
-    with pytest.raises(interrupt.EndedBySignalError) as ended, sessions._sigterm_kept():
-        sys.exit(signal.SIGTERM)
-    assert ended.value.code == 128 + signal.SIGTERM
+@pytest.mark.parametrize(("handler", "taken"), [(interrupt._end, False), (signal.SIG_DFL, True)])
+def test_ray_takes_sigterm_only_where_nobody_has_it(signals_installed, handler, taken):
+    """Its handler, which raises wherever it is, takes the place of none; in a program without one it does its work."""
+
+    def rays(*_: object) -> None:
+        pass
+
+    signal.signal(signal.SIGTERM, handler)
+    with signals_left_alone():
+        utils.set_sigterm_handler(rays)
+        assert signal.getsignal(signal.SIGTERM) == (rays if taken else handler)
+    utils.set_sigterm_handler(rays)
+    assert signal.getsignal(signal.SIGTERM) == rays
+
+
+class Terminated(FakeRay):
+    """A Ray that takes SIGTERM all the same, and is sent one while it starts."""
+
+    def init(self, address: str, **options: object) -> None:
+        """Open it; the handler's exception is raised where it comes to nothing, as in a hook after a fork."""
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))
+        with suppress(SystemExit):
+            signal.raise_signal(signal.SIGTERM)
+        super().init(address, **options)
+
+
+@pytest.mark.parametrize("address", ["", "10.0.0.1:6379"])
+def test_a_sigterm_while_ray_starts_ends_the_job_also_where_its_exception_is_lost(ray_of, signals_installed, address):
+    """A signal that Ray's own handler has, and something swallows, ends the job as any other, and Ray is closed."""
+    fake = ray_of(Terminated({"CPU": 2.0}), address)
+    with pytest.raises(interrupt.EndedBySignalError) as ended, session(Needs(), Silent()):
+        pytest.fail("the job goes on")
+    assert ended.value.code == 143
+    assert fake.closed == len(fake.opened) == 1
+
+
+def test_a_sigterm_whose_exception_ray_makes_a_failure_ends_the_job(ray_of, signals_installed, monkeypatch):
+    """What Ray raises in place of the signal's exception is not what the job ends with."""
+    fake = ray_of(Terminated({"CPU": 2.0}), "10.0.0.1:6379")
+    monkeypatch.setattr(FakeRay, "init", mock.Mock(side_effect=ConnectionError("no answer")))
+    with pytest.raises(interrupt.EndedBySignalError), session(Needs(), Silent()):
+        pytest.fail("the job goes on")
+    assert fake.closed == 1
+
+
+def test_a_ray_that_did_not_start_is_closed(ray_of, monkeypatch):
+    """Of a Ray that ends half started, what it has started is ended."""
+    fake = ray_of(FakeRay({"CPU": 2.0}))
+    monkeypatch.setattr(FakeRay, "init", mock.Mock(side_effect=OSError("no space")))
+    with pytest.raises(OSError, match="no space"), session(Needs(), Silent()):
+        pytest.fail("the job goes on")
+    assert fake.closed == 1
 
 
 def test_data_tasks_alone_need_a_cpu(ray_of):

@@ -6,7 +6,7 @@ import pytest
 
 from cnnjob.errors import OvertakenError
 from cnnjob.training import stop
-from cnnjob.training.stop import ask_to_stop, check_ours, forget, is_taken, take_up, watch
+from cnnjob.training.stop import ask_to_stop, check_ours, forget, forget_all, is_taken, take_up, watch
 
 
 def test_the_last_one_has_the_run(tmp_path):
@@ -47,6 +47,17 @@ def test_a_question_is_for_one_try(tmp_path):
     forget(folder, "one")
     with watch(folder, "one") as one:
         assert not one()
+
+
+def test_what_was_asked_of_the_dead_is_taken_back(tmp_path):
+    """Questions to commands that were killed lie there for ever otherwise; whose the run is stays known."""
+    folder = str(tmp_path)
+    take_up(folder, "three")
+    for attempt in ("one", "two"):
+        ask_to_stop(folder, attempt)
+    forget_all(folder)
+    assert [path.name for path in tmp_path.iterdir()] == [stop.OWNER]
+    check_ours(folder, "three")
 
 
 def wait_until(holds):

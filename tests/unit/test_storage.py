@@ -110,6 +110,12 @@ def test_parents_end_at_the_root():
     assert storage.name("/a/b/") == "b"
 
 
+def test_addresses_of_s3_are_told_by_their_scheme():
+    """Only what begins with s3:// lies on S3, whatever its case, and no file or archive that is called so."""
+    assert all(map(storage.is_s3, ("s3://bucket/a", "S3://bucket")))
+    assert not any(map(storage.is_s3, ("s3", "s3:/a", "./s3://a", "/data/s3://a", "zip://a::s3://bucket/a.zip")))
+
+
 def test_a_chain_takes_no_name_with_colons():
     """A name with :: would be another link of a chain, so joining it is refused."""
     with pytest.raises(UserError, match="x::y"):

@@ -1,6 +1,7 @@
 """Submitted jobs as seen by who submits them: how long they have to stop, and a cluster that is away meanwhile."""
 
 import json
+import os
 
 import pytest
 from ray.job_submission import JobSubmissionClient
@@ -56,6 +57,91 @@ def test_a_job_that_is_not_there_is_a_mistake(job, said, error, match):
     """An id that is empty or unknown is the user's mistake; a cluster that does not answer is another matter."""
     with serving(VERSION, VERSION, said) as (url, _), pytest.raises(error, match=match):
         api.state(JobSubmissionClient(url), job)
+
+
+@pytest.mark.parametrize(
+    "job", ["..", ".", "../version", "a/logs", "#a", "a?b=c", "a%2fb", "a b", "a\nb", f"{JOB}/", "x" * 20_000]
+)
+def test_an_id_that_would_be_another_address_is_that_of_no_job(job):
+    """What would lead elsewhere in a URL is no job's id, and nothing is asked."""
+    with serving(VERSION) as (url, requests):
+        client = JobSubmissionClient(url)
+        asked = len(requests)
+        for ask in (api.state, api.logs, api.stop):
+            with pytest.raises(UserError, match="has no job") as told:
+                ask(client, job)
+            assert "\n" not in str(told.value)
+            assert len(str(told.value)) < 200
+        assert len(requests) == asked
+
+
+NO_URLS = ["", "foo", "auto", "local", "127.0.0.1:8265", "ray://127.0.0.1:9", "file:///etc", "http://", "http://[::1"]
+
+
+@pytest.mark.parametrize(
+    "address", [*NO_URLS, "http://a b", "http://127.0.0.1:99999", "http://127.0.0.1:0", "http://127.0.0.1:9?x"]
+)
+def test_an_address_that_is_no_url_is_a_mistake(address):
+    """Ray would take words and other schemes, and ask whatever Ray it finds, or import a module."""
+    with pytest.raises(UserError, match=r"is no URL of a cluster's dashboard, such as http://127\.0\.0\.1:8265"):
+        api.connect(address, None)
+
+
+def test_a_password_in_an_address_is_refused_and_not_shown():
+    """Messages and logs would repeat it."""
+    with pytest.raises(UserError, match="leave it out") as told:
+        api.connect("http://me:secret@127.0.0.1:9", None)
+    assert "secret" not in str(told.value)
+
+
+@pytest.mark.parametrize("name", ["RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"])
+def test_the_address_that_was_given_is_asked(monkeypatch, name):
+    """A variable that Ray puts above it leads nowhere else, and a token is sent to nobody else; it stays as it was."""
+    with serving(VERSION) as (other, asked), serving(VERSION) as (url, requests):
+        monkeypatch.setenv(name, other)
+        assert api.connect(url, "secret").get_address() == url
+        assert os.environ[name] == other
+    assert requests
+    assert not asked
+
+
+@pytest.mark.parametrize(
+    "answer", [b"<html>a shop</html>", b"{}", b"[]", b'{"ray_version": 3}', b'{"ray_version": "x"}']
+)
+def test_a_server_that_is_no_ray_is_told(answer):
+    """Whatever it answers, in one paragraph."""
+    with serving((200, answer)) as (url, _), pytest.raises(ClusterError, match="cannot be reached") as told:
+        api.connect(url, None)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("answer", [BUSY, (200, b"<html>"), (200, b"[{}]"), (200, b"3")])
+@pytest.mark.parametrize("ask", [api.listing, lambda client: api.state(client, JOB)], ids=["listing", "state"])
+def test_an_answer_that_says_nothing_is_told(ask, answer):
+    """A cluster whose answers make no sense is a failure of the world, in one paragraph."""
+    with serving(VERSION, VERSION, answer) as (url, _), pytest.raises(ClusterError, match="does not tell of") as told:
+        ask(JobSubmissionClient(url))
+    assert "\n" not in str(told.value)
+
+
+def test_a_job_that_may_have_been_taken_is_not_just_submitted_again():
+    """Where the answer to a submission is lost, the end says to look first."""
+
+    class Client:
+        def submit_job(self, **_: object) -> str:
+            raise ConnectionResetError("reset by peer")
+
+    config = PrepareConfig(source={"kind": "digits"}, output="data")
+    with pytest.raises(ClusterError, match=r"not known: reset by peer\. Look with cnnjob jobs before"):
+        api.submit(Client(), "prepare", config)
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+def test_a_job_that_has_ended_already_is_not_stopped(stopped):
+    """Whether there was something to stop is what the cluster says."""
+    answer = 200, json.dumps({"stopped": stopped}).encode()
+    with serving(VERSION, VERSION, told("SUCCEEDED", 0), answer) as (url, _):
+        assert api.stop(JobSubmissionClient(url), JOB) is stopped
 
 
 def test_the_wait_goes_with_the_job():

@@ -223,8 +223,9 @@ def test_a_column_that_is_no_text_is_told_by_its_type(pile, values, kind):
 @pytest.mark.parametrize(
     ("labels", "names", "words"),
     [
-        ([0, 3], ["a", "b"], "row 1 has 3, and there are 2 classes"),
-        ([-1, 3], None, "row 0 has -1"),
+        ([0, 3], ["a", "b"], r"row 2 \(the first is row 1\) has 3, and there are 2 classes"),
+        ([-1, 3], None, "row 1 .* has -1"),
+        ([None, 0, None, 3], ["a", "b"], "row 4 .* has 3"),
         ([0, 20260131], None, "out of range"),
         ([0.5, 1.0], None, "double"),
         ([None, None], None, "no row has a label"),
@@ -233,9 +234,21 @@ def test_a_column_that_is_no_text_is_told_by_its_type(pile, values, kind):
 )
 def test_labels_out_of_range_are_refused(pile, labels, names, words):
     """Numbers that name no class, and values that are no labels, are the user's mistake."""
-    path = write_parquet(pile / "t.parquet", uri=["a", "b"], label=labels)
+    path = write_parquet(pile / "t.parquet", uri=list("abcd")[: len(labels)], label=labels)
     with pytest.raises(DatasetError, match=words):
         listing_of(source_config("manifest", path, class_names=names))
+
+
+def test_a_row_is_told_as_it_is_counted_in_its_file(pile):
+    """In a CSV the header counts, as in a spreadsheet; of several Parquet files it is the row of the one it is in."""
+    table = write_csv(pile, "uri,label\na,\nb,1\nc,\nd,9\n")
+    with pytest.raises(DatasetError, match=r"row 5 \(the header is row 1\) has 9"):
+        listing_of(source_config("manifest", table, class_names=["x", "y"]))
+    (pile / "t").mkdir()
+    write_parquet(pile / "t" / "0.parquet", uri=["a", "b", "c"], label=[0, None, 1])
+    write_parquet(pile / "t" / "1.parquet", 1, uri=["d", "e"], label=[None, 9])
+    with pytest.raises(DatasetError, match=r"row 2 \(the first is row 1\) of 1\.parquet has 9"):
+        listing_of(source_config("manifest", pile / "t", class_names=["x", "y"]))
 
 
 def test_given_splits_are_a_column(pile):
@@ -243,7 +256,7 @@ def test_given_splits_are_a_column(pile):
     text = "uri,label,split\na,x,train\nb,y,val\nc,x,test\n"
     listing = listing_of(source_config("manifest", write_csv(pile, text), method="given"))
     assert listing.rows.column(GIVEN).to_pylist() == [0, 1, 2]
-    with pytest.raises(DatasetError, match="row 1 has the split 'eval'"):
+    with pytest.raises(DatasetError, match=r"row 3 \(the header is row 1\) has the split 'eval'"):
         listing_of(source_config("manifest", write_csv(pile, text.replace("val", "eval")), method="given"))
 
 
@@ -376,3 +389,50 @@ def test_large_cells_are_read(pile):
     """A cell of several megabytes in a column that nobody asked for is no obstacle."""
     table = write_csv(pile, f"uri,label,notes\nimages/0.bin,cat,{'x' * 5_000_000}\nimages/1.bin,dog,\n")
     assert len(listing_of(source_config("manifest", table)).rows) == 2
+
+
+VIEWS = {
+    "list of views": (pa.list_(pa.string_view()), [["a"], ["b", ""], None]),
+    "large list": (pa.large_list(pa.large_string()), [["a"], [], None]),
+    "struct of views": (pa.struct([("x", pa.string_view()), ("y", pa.int8())]), [{"x": "a", "y": 1}, None, None]),
+    "map to views": (pa.map_(pa.string(), pa.string_view()), [[("a", "b")], [], None]),
+    "pairs of views": (pa.list_(pa.string_view(), 2), [["a", "b"], ["c", "d"], ["e", "f"]]),
+    "lists of lists": (pa.list_(pa.list_(pa.binary_view())), [[[b"a"], []], [], None]),
+    "json": (pa.json_(pa.string_view()), ['{"a": 1}', "{}", None]),
+}
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_nested_keys_are_read_however_they_are_stored(pile, name):
+    """Views and large forms inside lists, structs and maps are plain ones: rows of them can be taken and written."""
+    kind, values = VIEWS[name]
+    path = write_parquet(pile / "t.parquet", uri=list("abc"), label=[0, 1, 0], key=pa.array(values, kind))
+    listing = listing_of(source_config("manifest", path, columns={"keys": ["key"]}))
+    taken = listing.rows.take(pa.array([2, 0]))
+    assert taken.column("key").to_pylist() == [values[2], values[0]]
+    assert not re.search("view|large", str(getattr(taken.schema.field("key").type, "storage_type", taken.schema)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        (pa.list_view(pa.string_view()), [["a"], ["b"], []]),
+        (pa.list_(pa.string(), 2), [["a", "b"], ["c", "d"], None]),
+    ],
+    ids=str,
+)
+def test_a_key_that_cannot_be_read_is_told_by_its_column_and_type(pile, kind, values):
+    """Where Arrow has no way to read or to carry over a column, that is said of the column."""
+    path = write_parquet(pile / "t.parquet", uri=list("abc"), label=[0, 1, 0], key=pa.array(values, kind))
+    with pytest.raises(DatasetError, match=rf"t\.parquet.* column 'key'.* is {re.escape(str(kind)[:9])}"):
+        listing_of(source_config("manifest", path, columns={"keys": ["key"]}))
+
+
+def test_files_of_one_table_may_store_text_in_different_ways(pile):
+    """What one program writes as text and another as large text is one column."""
+    (pile / "t").mkdir()
+    for number, kind in enumerate((pa.list_(pa.string()), pa.large_list(pa.large_string()))):
+        key = pa.array([["a"], ["b"]], kind)
+        write_parquet(pile / "t" / f"{number}.parquet", uri=[f"{number}a", f"{number}b"], label=[0, 1], key=key)
+    listing = listing_of(source_config("manifest", pile / "t", columns={"keys": ["key"]}))
+    assert listing.rows.column("key").to_pylist() == [["a"], ["b"]] * 2

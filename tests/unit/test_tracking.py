@@ -1,5 +1,6 @@
 """Where MLflow is, what its errors become, and what somebody deleted in it."""
 
+import json
 import multiprocessing
 import os
 import shutil
@@ -8,15 +9,18 @@ import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.data.schema import TensorDatasetSchema
 from mlflow.exceptions import MlflowException
 
 from cnnjob.config.base import TRACKING_DATABASES, TRACKING_SERVERS
 from cnnjob.errors import ModelError, TrackingError, UserError
 from cnnjob.tracking import runs
 from cnnjob.tracking import server as servers
+from cnnjob.tracking.inputs import ReadSplit, log_inputs
 from cnnjob.tracking.server import asking, connect, resolved_uri, shown
 from tests.mlflow_server import end, free_port, serve
 
@@ -257,3 +261,81 @@ def test_an_address_with_credentials_is_shown_without(uri):
     """Neither a password before the host nor one in the query is shown."""
     assert "cret" not in shown(uri)
     assert shown(uri).startswith(uri[:8])
+
+
+def splits_of(name: str = "digits", fingerprint: str = "0123456789ab") -> list[ReadSplit]:
+    """What a run reads of a data set."""
+    return [
+        ReadSplit(name, f"{fingerprint}-{split}", f"s3://lake/{name}", context, rows, 10, (3, 32, 32))
+        for split, context, rows in [("train", "training", 1448), ("val", "validation", 174), ("test", "test", 175)]
+    ]
+
+
+def test_a_run_has_its_data_set_once(server):
+    """The three splits with what they are read for; logged again, as when a run goes on, nothing is there twice."""
+    run_id = runs.start_run(server, "data", "run", {}, {})
+    for _ in range(2):
+        log_inputs(server, run_id, splits_of())
+        runs.end_run(server, run_id, "KILLED")
+        runs.resume_run(server, run_id)
+    found = server.client.get_run(run_id).inputs.dataset_inputs
+    contexts = {each.tags[0].value: each for each in found}
+    assert sorted(contexts) == ["test", "training", "validation"]
+    assert len(found) == 3
+    assert {tag.key for each in found for tag in each.tags} == {"mlflow.data.context"}
+    training = contexts["training"].dataset
+    assert (training.name, training.digest, training.source_type) == ("digits", "0123456789ab-train", "s3")
+    assert json.loads(training.source) == {"uri": "s3://lake/digits"}
+    assert json.loads(training.profile) == {"rows": 1448, "classes": 10, "image": "3x32x32 uint8"}
+    form = TensorDatasetSchema.from_dict(json.loads(training.schema))
+    assert form.features.inputs[0].shape == (-1, 3, 32, 32)
+
+
+def test_runs_are_found_by_their_data_set(server):
+    """By name, by digest and by context, as the filter of the UI asks; two runs on the same data share it."""
+    made = [runs.start_run(server, "found", "run", {}, {}) for _ in range(3)]
+    for run_id, fingerprint in zip(made, ("aaaaaaaaaaaa", "aaaaaaaaaaaa", "bbbbbbbbbbbb"), strict=True):
+        log_inputs(server, run_id, splits_of("shoes", fingerprint))
+    experiment = runs.ensure_experiment(server, "found")
+
+    def found(asked: str) -> set[str]:
+        return {run.info.run_id for run in server.client.search_runs([experiment], asked)}
+
+    assert found("dataset.name = 'shoes'") == set(made)
+    assert found("dataset.name = 'shoes' AND dataset.digest = 'aaaaaaaaaaaa-train'") == set(made[:2])
+    assert found("dataset.digest LIKE 'bbbbbbbbbbbb%' AND dataset.context = 'test'") == {made[2]}
+    assert found("dataset.name = 'digits'") == set()
+
+
+def test_a_data_set_that_another_run_logs_at_once_is_logged(folder, monkeypatch):
+    """MLflow fails where two log a new one at the same time; the second try finds it there."""
+    server = connect(str(folder), create=True)
+    run_id = runs.start_run(server, "race", "run", {}, {})
+    tries, log = [], server.client.log_inputs
+
+    def once_too_late(*arguments: Any) -> None:
+        tries.append(arguments)
+        if len(tries) == 1:
+            raise MlflowException("UNIQUE constraint failed: datasets.experiment_id, datasets.name, datasets.digest")
+        log(*arguments)
+
+    monkeypatch.setattr(server.client, "log_inputs", once_too_late)
+    log_inputs(server, run_id, splits_of())
+    assert len(server.client.get_run(run_id).inputs.dataset_inputs) == 3
+
+
+def test_a_name_of_any_length_is_logged(folder):
+    """MLflow bounds names and digests; a longer one is cut."""
+    server = connect(str(folder), create=True)
+    run_id = runs.start_run(server, "long", "run", {}, {})
+    log_inputs(server, run_id, splits_of("d" * 600, "f" * 60)[:1])
+    (found,) = server.client.get_run(run_id).inputs.dataset_inputs
+    assert (len(found.dataset.name), len(found.dataset.digest)) == (500, 36)
+
+
+def test_a_run_that_is_discarded_is_not_listed(server):
+    """It is deleted as people delete one, and is no obstacle to others."""
+    run_id = runs.start_run(server, "discarded", "run", {}, {})
+    runs.discard(server, run_id)
+    assert not runs.is_there(server, run_id)
+    assert not server.client.search_runs([runs.ensure_experiment(server, "discarded")])

@@ -14,8 +14,8 @@ from cnnjob import storage
 from cnnjob.config import kinds
 from cnnjob.config.train import TrainConfig
 from cnnjob.errors import ConfigError, JobError, ModelError, StorageError, TrackingError, TrainingError
-from cnnjob.models.presets import net_for
-from cnnjob.models.spec import evaluation_batch, largest_map
+from cnnjob.models.presets import PRESETS
+from cnnjob.models.spec import Net, evaluation_batch, largest_map
 from cnnjob.tracking.registry import promote
 from cnnjob.tracking.server import Server, resolved_uri
 from cnnjob.training import driver, journal, worker
@@ -54,10 +54,9 @@ def test_augmentation_leaves_something_of_a_picture(tmp_path):
 
 
 @pytest.mark.parametrize(("side", "rows"), [(8, 512), (32, 512), (64, 256), (224, 16), (4096, 1)])
-def test_large_images_are_evaluated_a_few_at_a_time(tmp_path, side, rows):
+def test_large_images_are_evaluated_a_few_at_a_time(side, rows):
     """An evaluation's largest map has 64 MiB at most, where an image alone has not more."""
-    config = kinds.load("train", shipped("train/digits.yaml"), [f"dataset={tmp_path}"])
-    net = net_for(config.model, (3, side, side), 10)
+    net = Net((3, side, side), 10, PRESETS["default"].blocks)
     assert evaluation_batch(net) == rows
     assert rows == 1 or rows * largest_map(net) * 4 <= 64 << 20
 
@@ -101,7 +100,7 @@ def test_a_net_that_cannot_be_built_is_refused_before_anything_is_written(digits
 def train_until_killed(config: TrainConfig, told: Any) -> None:
     """The command without Ray; it says which run it is at, and stays there."""
 
-    def fit(job: TrainJob, *_: object) -> None:
+    def fit(job: TrainJob, *_: object, **__: object) -> None:
         told.send(job.run_id)
         signal.pause()
 

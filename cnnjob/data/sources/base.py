@@ -5,7 +5,7 @@ the same for all. The reader alone knows the format. It is small and is sent to 
 lies in the staging folder, one record batch a unit.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
 from typing import Any, Protocol
@@ -184,8 +184,16 @@ def listing_table(
     return table.cast(pa.schema([*known, *(table.schema.field(name) for name in own)]))
 
 
-def check_labels(labels: np.ndarray, class_names: Sequence[str], where: str) -> None:
+def check_labels(
+    labels: np.ndarray, class_names: Sequence[str], where: str, row: Callable[[int], str] = "row {}".format
+) -> None:
     """Refuse numbers that name no class.
+
+    Args:
+        labels: Of rows.
+        class_names: In their order.
+        where: For messages.
+        row: How people call the row at a place in ``labels``.
 
     Raises:
         DatasetError: With the first of them and its row.
@@ -193,8 +201,8 @@ def check_labels(labels: np.ndarray, class_names: Sequence[str], where: str) -> 
     wrong = np.flatnonzero((labels < 0) | (labels >= len(class_names)))
     if len(wrong):
         raise DatasetError(
-            f"{where}: {len(wrong)} of {len(labels)} labels are out of range: row {wrong[0]} has {labels[wrong[0]]}, "
-            f"and there are {len(class_names)} classes, 0 to {len(class_names) - 1}. "
+            f"{where}: {len(wrong)} of {len(labels)} labels are out of range: {row(int(wrong[0]))} has "
+            f"{labels[wrong[0]]}, and there are {len(class_names)} classes, 0 to {len(class_names) - 1}. "
             f"Correct the labels, or give all names in source.class_names."
         )
 

@@ -1,6 +1,7 @@
 """The encoded bytes of single files, bounded: what a folder and a manifest of URIs have in common.
 
-What is wrong with one file is a refusal of its row; what is wrong with the storage stops the job.
+What is wrong with one file is a refusal of its row; what is wrong with the storage of a folder stops the job. A table
+may name any place, so of its files also a host that does not answer costs their rows, see ``remote``.
 """
 
 import errno
@@ -16,6 +17,7 @@ import pyarrow as pa
 
 from cnnjob import storage
 from cnnjob.data.decode import Refusal
+from cnnjob.data.sources import remote
 from cnnjob.data.sources.base import Content
 from cnnjob.data.sources.walk import text_of
 from cnnjob.errors import UserError
@@ -36,6 +38,7 @@ _UNREADABLE = {
     errno.EISDIR: "is a folder",
     errno.ENXIO: "is not a regular file",
     errno.ENAMETOOLONG: "its name is too long",
+    errno.EIO: "the disk does not give its bytes",
 }
 
 
@@ -46,10 +49,12 @@ class FileReader:
     Attributes:
         root: The folder that relative paths are below.
         max_bytes: Of a file; one byte more is read at most.
+        anywhere: Whether a table names them, each in a place of its own.
     """
 
     root: str
     max_bytes: int
+    anywhere: bool = False
 
     def read(self, rows: pa.Table) -> Iterator[Content]:
         """The bytes of listed files."""
@@ -112,20 +117,27 @@ class FileReader:
             return _read_all(file, self.max_bytes + 1)
 
     def _remote(self, uri: str, size: int, mtime_ns: int | None) -> bytes | Refusal:
-        try:
-            storage.resolve(uri)
-        except UserError as error:  # an address that nothing could open; access that is refused is told by reading
-            return Refusal("unreadable", str(error))
-        try:
-            content, changed_s = storage.read_dated(uri, self.max_bytes)
-        except FileNotFoundError:
-            return Refusal("gone", f"{uri} is not there")
+        found = remote.fetch(uri, self.max_bytes, self.root) if self.anywhere else self._of_the_folder(uri)
+        if isinstance(found, Refusal):
+            return found
+        content, changed_s = found
         if size not in (UNKNOWN, len(content)):
             return Refusal("changed", f"it was listed with {size} bytes and has {len(content)}")
         # A store tells the time in whole seconds where it is read, whatever it does where it is listed.
         if size != UNKNOWN and mtime_ns and changed_s and changed_s != mtime_ns // 10**9:
             return Refusal("changed", f"it was listed with {size} bytes, and was written to since")
         return content
+
+    def _of_the_folder(self, uri: str) -> tuple[bytes, int] | Refusal:
+        """A file of a folder that has been listed: where its store fails, or refuses access now, the job stops."""
+        try:
+            storage.resolve(uri)
+        except UserError as error:  # an address that nothing could open
+            return Refusal("unreadable", str(error))
+        try:
+            return storage.read_dated(uri, self.max_bytes)
+        except FileNotFoundError:
+            return Refusal("gone", f"{uri} is not there")
 
 
 def listed_sizes(rows: pa.Table) -> np.ndarray | None:

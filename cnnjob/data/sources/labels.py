@@ -1,6 +1,6 @@
 """Labels and splits as a table has them -> class indices and split indices."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +15,7 @@ MAX_NUMBERED_CLASSES = 10_000
 
 
 def labels_of(
-    column: pa.ChunkedArray, class_names: Sequence[str] | None, where: str
+    column: pa.ChunkedArray, class_names: Sequence[str] | None, where: str, row: Callable[[int], str]
 ) -> tuple[pa.Array, tuple[str, ...]]:
     """Class indices, and the names they stand for.
 
@@ -26,6 +26,7 @@ def labels_of(
         column: Integers or text; null where the class is not known.
         class_names: As given in the config.
         where: For messages.
+        row: How people call the row at a place in the column.
 
     Returns:
         int32 indices, null where a row has no class or one that is not among the given names; and the names.
@@ -45,11 +46,11 @@ def labels_of(
         values = numbered
     if not pa.types.is_integer(values.type):
         raise DatasetError(f"{where}: labels are {values.type}; they should be class names or whole numbers from 0 on.")
-    return _numbered(values, class_names, where)
+    return _numbered(values, class_names, where, row)
 
 
-def given_of(column: pa.ChunkedArray, where: str) -> pa.Array:
-    """int8 indices into ``schema.SPLITS``.
+def given_of(column: pa.ChunkedArray, where: str, row: Callable[[int], str]) -> pa.Array:
+    """int8 indices into ``schema.SPLITS``; of ``row`` see ``labels_of``.
 
     Raises:
         DatasetError: A row has another word, or none.
@@ -61,9 +62,9 @@ def given_of(column: pa.ChunkedArray, where: str) -> pa.Array:
         raise DatasetError(f"{where}: splits are {column.type}; {wanted}.") from error
     found = pc.index_in(words, pa.array(SPLITS))
     if found.null_count:
-        row = int(np.flatnonzero(np.asarray(pc.is_null(found)))[0])
+        at = int(np.flatnonzero(np.asarray(pc.is_null(found)))[0])
         raise DatasetError(
-            f"{where}: row {row} has the split {words[row].as_py()!r}; with the method given it is train, val or test."
+            f"{where}: {row(at)} has the split {words[at].as_py()!r}; with the method given it is train, val or test."
         )
     return found.cast(pa.int8())
 
@@ -81,12 +82,14 @@ def _named(values: pa.Array, class_names: Sequence[str] | None) -> tuple[pa.Arra
     return pc.index_in(values, pa.array(names, pa.string())), names
 
 
-def _numbered(values: pa.Array, class_names: Sequence[str] | None, where: str) -> tuple[pa.Array, tuple[str, ...]]:
-    known = values.drop_null().to_numpy()
+def _numbered(
+    values: pa.Array, class_names: Sequence[str] | None, where: str, row: Callable[[int], str]
+) -> tuple[pa.Array, tuple[str, ...]]:
+    known, places = values.drop_null().to_numpy(), np.flatnonzero(np.asarray(values.is_valid()))
     if class_names:
         names = tuple(class_names)
     else:
         largest = int(known.max()) if len(known) else -1
         names = tuple(str(number) for number in range(min(largest + 1, MAX_NUMBERED_CLASSES)))
-    check_labels(known, names, where)
+    check_labels(known, names, where, lambda at: row(int(places[at])))
     return values.cast(pa.int32()), names

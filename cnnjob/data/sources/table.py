@@ -22,7 +22,7 @@ from cnnjob.data.decode import Refusal
 from cnnjob.data.sources.base import Content, Listing, check_unchanged, identity_of, listing_table, table_digest
 from cnnjob.data.sources.files import MTIME, PATH, SIZE, UNKNOWN, FileReader, root_of
 from cnnjob.data.sources.labels import given_of, labels_of
-from cnnjob.data.sources.tabular import FILE, GROUP, OFFSET, URI_COLUMN, read_columns, table_files
+from cnnjob.data.sources.tabular import FILE, GROUP, OFFSET, URI_COLUMN, read_columns, row_of, table_files
 from cnnjob.errors import DatasetError
 from cnnjob.schema import ID
 
@@ -119,8 +119,8 @@ class TableSource:
         labels: Any = None
         class_names: tuple[str, ...] = ()
         if self._labelled:
-            labels, class_names = labels_of(rows.column(_LABEL), config.source.class_names, self._uri)
-        given = given_of(rows.column(_SPLIT), self._uri) if _SPLIT in rows.column_names else None
+            labels, class_names = labels_of(rows.column(_LABEL), config.source.class_names, self._uri, self._row)
+        given = given_of(rows.column(_SPLIT), self._uri, self._row) if _SPLIT in rows.column_names else None
         keys = {name: rows.column(name) for name in config.source.columns.keys}
         own = {
             name: rows.column(name) for name in rows.column_names if name in (PATH, SIZE, MTIME, FILE, GROUP, OFFSET)
@@ -134,11 +134,14 @@ class TableSource:
             return Listing(
                 table, class_names, reader, fields, runs=self._runs(), mean_bytes=mean, identities=identities
             )
-        return Listing(table, class_names, FileReader(self._root, config.limits.max_bytes), fields)
+        return Listing(table, class_names, FileReader(self._root, config.limits.max_bytes, anywhere=True), fields)
 
     @cached_property
     def _files(self) -> list[str]:
         return table_files(self._uri)
+
+    def _row(self, at: int) -> str:
+        return row_of(self._files, at)
 
     @property
     def _root(self) -> str:

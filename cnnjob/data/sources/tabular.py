@@ -88,9 +88,10 @@ def _read_file(
     texts = {ID: "ids are text or whole numbers", URI_COLUMN: "paths and URIs are text"}
     own = {}
     for name, column in columns.items():
-        values = _plain(table.column(column))
-        own[name] = _known(_as_text(values, f"{uri}: the column {column!r}", texts[name]) if name in texts else values)
-    own.update({key: _plain(table.column(key)) for key in keys})
+        where = f"{uri}: the column {column!r}"
+        values = _plain(table.column(column), where)
+        own[name] = _known(_as_text(values, where, texts[name]) if name in texts else values)
+    own.update({key: _plain(table.column(key), f"{uri}: the key column {key!r}") for key in keys})
     for values in own.values():
         # Parquet promises that its text is UTF-8, and nobody has looked.
         values.validate(full=True)
@@ -99,12 +100,75 @@ def _read_file(
     return pa.table(own)
 
 
-def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Values without a dictionary or views, which are ways of storing them that differ from file to file."""
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    plain = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}.get(column.type)
-    return column if plain is None else column.cast(plain)
+def row_of(files: Sequence[str], at: int) -> str:
+    """The row at a place in the table, in the words of who looks for it in a file.
+
+    In a CSV the header is counted too, as spreadsheets do and Arrow's messages.
+    """
+    if storage.name(files[0]).lower().endswith(_CSV):
+        return f"row {at + 2} (the header is row 1)"
+    for uri in files:
+        filesystem, path = storage.resolve(uri)
+        with storage.told(uri), filesystem.open_input_file(path) as file, pq.ParquetFile(file) as parquet:
+            rows = parquet.metadata.num_rows
+        if at < rows:
+            break
+        at -= rows
+    return f"row {at + 1} (the first is row 1){f' of {storage.name(uri)}' if len(files) > 1 else ''}"
+
+
+def _plain(column: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
+    """Values as their type is without dictionaries, views and large offsets, wherever these lie in it.
+
+    They are ways of storing values that differ from file to file, and not all of Arrow's functions take them.
+    """
+    plain = _plain_type(column.type)
+    if plain == column.type:
+        return column
+    try:
+        if isinstance(plain, pa.BaseExtensionType):
+            return pa.chunked_array(
+                [plain.wrap_array(each.storage.cast(plain.storage_type)) for each in column.chunks], plain
+            )
+        return column.cast(plain)
+    except pa.ArrowException as error:
+        raise DatasetError(
+            f"{where} is {column.type}, which cannot be made {plain}: {_one_line(error)}. Write it in another type."
+        ) from error
+
+
+def _plain_type(kind: pa.DataType) -> pa.DataType:
+    types = pa.types
+    if kind.num_fields:
+        return _plain_nested(kind)
+    if types.is_dictionary(kind):
+        return _plain_type(kind.value_type)
+    if types.is_large_string(kind) or types.is_string_view(kind):
+        return pa.string()
+    if types.is_large_binary(kind) or types.is_binary_view(kind):
+        return pa.binary()
+    return pa.json_(_plain_type(kind.storage_type)) if isinstance(kind, pa.JsonType) else kind
+
+
+def _plain_nested(kind: pa.DataType) -> pa.DataType:
+    types = pa.types
+    if types.is_list(kind) or types.is_large_list(kind):
+        return pa.list_(_plain_field(kind.value_field))
+    if types.is_list_view(kind) or types.is_large_list_view(kind):
+        # A view of lists itself is taken everywhere, and Arrow's cast of it to lists gives broken ones (tried).
+        make = pa.list_view if types.is_list_view(kind) else pa.large_list_view
+        return make(_plain_field(kind.value_field))
+    if types.is_fixed_size_list(kind):
+        return pa.list_(_plain_field(kind.value_field), kind.list_size)
+    if types.is_map(kind):
+        return pa.map_(_plain_field(kind.key_field), _plain_field(kind.item_field))
+    if types.is_struct(kind):
+        return pa.struct([_plain_field(field) for field in kind])
+    return kind
+
+
+def _plain_field(field: pa.Field) -> pa.Field:
+    return field.with_type(_plain_type(field.type))
 
 
 def _as_text(column: pa.ChunkedArray, where: str, wanted: str) -> pa.ChunkedArray:
@@ -169,7 +233,24 @@ def _parse_options(uri: str) -> pacsv.ParseOptions:
 def _read_parquet(uri: str, needed: list[str]) -> pa.Table:
     filesystem, path = storage.resolve(uri)
     with storage.told(uri), filesystem.open_input_file(path) as file, pq.ParquetFile(file) as parquet:
-        return parquet.read(columns=needed, use_threads=False)
+        try:
+            return parquet.read(columns=needed, use_threads=False)
+        except pa.ArrowException:
+            for name in needed:
+                _check_column(parquet, name, uri)
+            raise
+
+
+def _check_column(parquet: pq.ParquetFile, name: str, uri: str) -> None:
+    """Say which column it is that cannot be read, and its type."""
+    try:
+        parquet.read(columns=[name], use_threads=False)
+    except pa.ArrowException as error:
+        kind = parquet.schema_arrow.field(name).type
+        raise DatasetError(
+            f"{uri} cannot be read as a table: its column {name!r} is {kind}: {_one_line(error)}. Write it in another "
+            f"type, or leave it out."
+        ) from error
 
 
 def _parquet_names(uri: str, images: str | None) -> list[str]:
