@@ -91,7 +91,9 @@ class Worker:
         config = self.job.config
         run = Run(config.dataset, self.job.manifest, self.place, config.global_batch_size, config.seed)
         spread = self.spread
-        feed: Feed = TrainingFeed(run, spread or map) if self.keeps_rows else StreamingFeed(run, spread)
+        feed: Feed = (
+            TrainingFeed(run, spread or map) if self.keeps_rows else StreamingFeed(run, spread, config.num_epochs)
+        )
         validation = self._evaluation("val")
         self.marks["rows"] = time.time() - self.job.began
         with watch(self.job.run_folder, self.job.attempt) if self.place.rank == 0 else nobody_asks() as asked:

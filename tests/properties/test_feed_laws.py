@@ -128,7 +128,7 @@ def test_every_row_is_trained_on_once_whatever_feeds_it(
     with dataset("train", shard_rows, rows_per_group, window_rows) as (folder, manifest):
         for rank in range(world_size):
             run = Run(folder, manifest, Place(rank, world_size), batch, 3)
-            feeds = (TrainingFeed(run), StreamingFeed(run))
+            feeds = (TrainingFeed(run), StreamingFeed(run, epochs=3))
             by_rank.append(list(feeds[0].epoch(2)))
             for each, begun in product(feeds, (0, first_step % (steps + 1))):
                 for one, other in zip(by_rank[-1][begun:], each.epoch(2, begun), strict=True):

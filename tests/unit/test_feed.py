@@ -124,8 +124,8 @@ def test_streamed_batches_are_those_of_memory(dataset, small_windows, world_size
     """From any step on, streamed batches are those of the rows in memory, to the bit: labels, rows and layout."""
     for rank in range(world_size):
         run = run_of(dataset, rank, world_size, batch=batch)
-        kept, streamed = TrainingFeed(run), StreamingFeed(run)
-        for epoch, first_step in ((1, 0), (2, 0), (2, 1), (2, 3), (2, 99)):
+        kept, streamed = TrainingFeed(run), StreamingFeed(run, epochs=3)
+        for epoch, first_step in ((1, 0), (2, 0), (3, 0), (2, 0), (2, 1), (3, 0), (2, 3), (2, 99)):
             batches = zip(kept.epoch(epoch, first_step), streamed.epoch(epoch, first_step), strict=True)
             for one, other in batches:
                 assert torch.equal(one.images, other.images)
@@ -172,6 +172,30 @@ def test_two_windows_are_held(dataset, small_windows, monkeypatch):
     next(batches)
     time.sleep(0.1)
     assert len(begun) == 2
+    batches.close()
+    assert not [thread for thread in threading.enumerate() if thread.name == "ahead"]
+
+
+def test_after_an_epoch_the_next_ones_first_window_is_there(dataset, small_windows, monkeypatch):
+    """No epoch waits for its first rows; behind the last epoch nothing is read, and its thread ends."""
+    read = []
+    monkeypatch.setattr(
+        block_module, "spans", lambda split, start, stop: read.extend(range(start, stop)) or spans(split, start, stop)
+    )
+    streamed = StreamingFeed(run_of(dataset, 0, 1), epochs=2)
+    list(streamed.epoch(1))
+    time.sleep(0.1)
+    assert ROWS < len(read) <= ROWS + 5
+    list(streamed.epoch(2))
+    time.sleep(0.1)
+    assert len(read) == 2 * ROWS
+    assert not [thread for thread in threading.enumerate() if thread.name == "ahead"]
+
+
+def test_an_epoch_that_is_left_ends_its_thread(dataset, small_windows):
+    """What it has read into may be read into again."""
+    batches = StreamingFeed(run_of(dataset, 0, 1, batch=2), epochs=9).epoch(1)
+    next(batches)
     batches.close()
     assert not [thread for thread in threading.enumerate() if thread.name == "ahead"]
 
