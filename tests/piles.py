@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image
 
 from cnnjob.config.load import load_config
@@ -104,3 +106,9 @@ def write_folder(
             image = np.random.default_rng(number).integers(0, 256, (*size, 3), dtype=np.uint8)
             (folder / f"{number:05d}.{kind}").write_bytes(encoded(image, kind))
             number += 1
+
+
+def write_parquet(path: Path, row_group_size: int = 1000, **columns: Any) -> Path:
+    """A table of these columns."""
+    pq.write_table(pa.table(columns), path, row_group_size=row_group_size)
+    return path

@@ -136,7 +136,7 @@ _BOUNDS_OF_A_CONTAINER = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/me
 
 def own_memory() -> int | None:
     """Bytes of memory, without swap, that the job's processes share where they all run here; None on a cluster."""
-    if _cluster_address():
+    if not is_own():
         return None
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for bound in _BOUNDS_OF_A_CONTAINER:
@@ -191,7 +191,7 @@ def worker_environment() -> dict[str, str]:
 
     Those of a Ray of our own inherit it, and are there already; a cluster's are started anew with it.
     """
-    return WORKER_ENVIRONMENT if _cluster_address() else {}
+    return {} if is_own() else WORKER_ENVIRONMENT
 
 
 def is_own() -> bool:

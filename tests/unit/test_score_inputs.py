@@ -1,7 +1,6 @@
 """What can be scored: each kind of input, where it lies, and what becomes of rows that change, vanish or come twice."""
 
 import dataclasses
-import datetime as dt
 import os
 import shutil
 import time
@@ -15,10 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from cnnjob import storage
-from cnnjob.config.load import load_config
 from cnnjob.config.prepare import ImageConfig
-from cnnjob.config.score import RULES, ScoreConfig
-from cnnjob.errors import ConfigError, DatasetError, IntegrityError, RefusedRowsError, UserError
+from cnnjob.errors import DatasetError, IntegrityError, RefusedRowsError, UserError
 from cnnjob.scoring.dates import for_date
 from cnnjob.scoring.inputs import DatasetInput, open_input
 from cnnjob.scoring.table import current
@@ -368,34 +365,3 @@ def test_the_date_is_in_the_address(work, pictures, tmp_path):
     one = work("folder", str(tmp_path / "{date}"), tmp_path / "scores")
     assert score_here(one).rows == COUNT - COUNT // 10
     assert for_date("s3://lake/{date}/x/{date}.csv", one.table.date) == "s3://lake/2024-02-29/x/2024-02-29.csv"
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"input": {"kind": "folder", "uri": "a", "split": "test"}}, "input.split"),
-        ({"input": {"kind": "dataset", "uri": "a"}}, "needs input.split"),
-        ({"input": {"kind": "folder", "uri": "a", "columns": {"id": "x"}}}, "only a manifest has columns"),
-        ({"input": {"kind": "manifest", "uri": "a", "columns": {"uri": "x", "image": "y"}}}, "either uri or image"),
-        ({"input": {"kind": "manifest", "uri": "a", "columns": {"keys": ["confidence"]}}}, "is taken"),
-        (
-            {"input": {"kind": "manifest", "uri": "a", "columns": {"keys": ["Date"]}}},
-            "'Date' in keys is taken: .* date",
-        ),
-        ({"input": {"kind": "manifest", "uri": "a", "columns": {"keys": ["P_x"]}}}, "'P_x' in keys is taken"),
-        ({"input": {"kind": "manifest", "uri": "a", "columns": {"keys": ["a", "A"]}}}, "'A' in keys is taken"),
-        (
-            {"date": dt.datetime.fromisoformat("2026-01-01T12:00:00")},
-            "date: 2026-01-01 12:00:00 is not allowed; it should be YYYY-MM-DD",
-        ),
-        ({"date": [dt.date(2026, 1, 1)]}, r"date: \[2026-01-01\] is not allowed; it should be YYYY-MM-DD"),
-        ({"input": {"kind": "dataset", "uri": "a", "split": "test"}, "image": {"resize": "pad"}}, "image: .* leave it"),
-        ({"output": "zip://a::b.zip"}, "cannot be published to"),
-        ({"timezone": "Europe/Atlantis"}, "no time zone"),
-    ],
-)
-def test_a_contradiction_is_a_mistake_of_the_config(changes, said):
-    """What contradicts itself is told before anything is opened, with the key."""
-    plain = {"input": {"kind": "folder", "uri": "a"}, "model": "models:/digits/1", "output": "scores"}
-    with pytest.raises(ConfigError, match=said):
-        load_config(ScoreConfig, {**plain, **changes}, where="test", rules=RULES)
