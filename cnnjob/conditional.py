@@ -10,7 +10,7 @@ from urllib.parse import parse_qs
 
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-from cnnjob import object_store, storage
+from cnnjob import s3_store, storage, store_errors
 from cnnjob.errors import UserError
 
 _MISSING = 404
@@ -128,7 +128,7 @@ def _put(uri: str, content: bytes, condition: dict[str, str]) -> bool:
 
 def _retrying() -> Retrying:
     return Retrying(
-        stop=stop_after_attempt(object_store.S3_ATTEMPTS),
+        stop=stop_after_attempt(s3_store.ATTEMPTS),
         wait=wait_random_exponential(multiplier=0.5, max=4),
         retry=retry_if_exception(_is_passing),
         reraise=True,
@@ -156,7 +156,7 @@ def _status(error: Any) -> int:
 def _open(uri: str) -> tuple[Any, str, str]:
     if not storage.is_s3(uri):
         raise UserError(
-            f"{object_store.shown(uri)}: this store cannot tell which of two writers came first, so nothing can be "
+            f"{store_errors.shown(uri)}: this store cannot tell which of two writers came first, so nothing can be "
             f"published on it safely; use a local path or s3://."
         )
     filesystem, path = storage.resolve(uri)
@@ -164,8 +164,8 @@ def _open(uri: str) -> tuple[Any, str, str]:
     if not key:
         raise UserError(f"{uri} is a bucket, and an object is needed; an address is s3://BUCKET/NAME")
     is_anonymous = parse_qs(uri.partition("?")[2]).get("anonymous") == ["true"]
-    where = object_store.endpoint_of(uri), filesystem.region
-    return _client(*where, is_anonymous=is_anonymous, environment=object_store.aws_environment()), bucket, key
+    where = s3_store.endpoint_of(uri), filesystem.region
+    return _client(*where, is_anonymous=is_anonymous, environment=s3_store.aws_environment()), bucket, key
 
 
 @lru_cache(maxsize=8)
@@ -178,8 +178,8 @@ def _client(
 
     del environment  # Part of the key: a session reads it once.
     config = Config(
-        connect_timeout=object_store.S3_CONNECT_TIMEOUT_S,
-        read_timeout=object_store.S3_REQUEST_TIMEOUT_S,
+        connect_timeout=s3_store.CONNECT_TIMEOUT_S,
+        read_timeout=s3_store.REQUEST_TIMEOUT_S,
         retries={"mode": "standard", "total_max_attempts": 1},
         signature_version=UNSIGNED if is_anonymous else None,
         # As pyarrow, which knows neither proxies nor the endpoints of profiles: both must speak to the same server.

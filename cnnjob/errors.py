@@ -27,6 +27,9 @@ causes is a bug.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+TOLD_MISTAKES = 50
+"""Mistakes of a config that a message has: a file that is no config has one for each of its keys."""
+
 
 class CnnjobError(Exception):
     """Base of the family.
@@ -75,8 +78,10 @@ class ConfigError(UserError):
         self.where = where
         self.mistakes = tuple(mistakes)
         count = "1 mistake" if len(self.mistakes) == 1 else f"{len(self.mistakes)} mistakes"
-        lines = "\n".join(f"  {mistake}" for mistake in self.mistakes)
-        super().__init__(f"{where} has {count}:\n{lines}")
+        lines = [f"  {mistake}" for mistake in self.mistakes[:TOLD_MISTAKES]]
+        if (more := len(self.mistakes) - len(lines)) > 0:
+            lines.append(f"  and {more:,} more")
+        super().__init__("\n".join([f"{where} has {count}:", *lines]))
 
     def __reduce__(self) -> tuple[type["ConfigError"], tuple[str, tuple[Mistake, ...]]]:
         return ConfigError, (self.where, self.mistakes)

@@ -35,7 +35,7 @@ def create(uri: str, content: bytes) -> bool:
 
 def _link(path: Path, content: bytes) -> bool:
     try:
-        with storage.beside(path, content) as temporary:
+        with local_disk.beside(path, content) as temporary:
             reached("create", file=path.name)
             os.link(temporary, path)
     except (FileExistsError, FileNotFoundError):

@@ -1,4 +1,4 @@
-"""What only a local disk can: folders that change places at once, and content that is there before its name is."""
+"""What only a local disk can: content that is there before its name is, and folders that change places at once."""
 
 import ctypes
 import errno
@@ -6,15 +6,40 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from cnnjob.phases import reached
-from cnnjob.storage import TEMPORARY_MARK
+import pyarrow as pa
 
+from cnnjob.phases import reached
+
+TEMPORARY_MARK = ".tmp-"
 _ASIDE = f"{TEMPORARY_MARK}old-"
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 """From linux/fs.h; see renameat2(2)."""
+
+
+def write(path: Path, content: bytes | pa.Buffer) -> None:
+    """Write a file whole or not at all; an existing one is replaced at once. Folders above it are created."""
+    with beside(path, content) as temporary:
+        reached("rename", file=path.name)
+        temporary.replace(path)
+
+
+@contextmanager
+def beside(path: Path, content: bytes | pa.Buffer) -> Iterator[Path]:
+    """A file beside a local path, with the content on the disk, to be given the path's name; gone after."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}{TEMPORARY_MARK}{os.getpid()}-{uuid.uuid4().hex[:8]}")
+    try:
+        with temporary.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def publish_folder(staged: Path, target: Path, *, is_flushed: bool = False) -> None:

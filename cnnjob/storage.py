@@ -10,14 +10,12 @@ stays a FileNotFoundError.
 """
 
 import datetime as dt
-import hashlib
 import json
 import os
 import re
 import sys
-import uuid
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,20 +24,17 @@ from urllib.parse import quote, unquote
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from cnnjob import object_store
+from cnnjob import local_disk, object_store, s3_store, store_errors
 from cnnjob.errors import IntegrityError, UserError
-from cnnjob.object_store import told_unless_missing
-from cnnjob.phases import reached
+from cnnjob.store_errors import told_unless_missing
 
-TEMPORARY_MARK = ".tmp-"
-DIGEST_SPAN = 2**256
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _WITH_QUERY = ("s3", "http", "https")
 _PIECE_BYTES = 2**20
 
-told = object_store.told
+told = store_errors.told
 """Context manager around any access to a store outside this module."""
-is_s3 = object_store.is_s3
+is_s3 = s3_store.is_s3
 """Whether a URI is an ``s3://`` address."""
 
 
@@ -75,7 +70,7 @@ def resolve(uri: str) -> tuple[Any, str]:
         return pafs.LocalFileSystem(), str(Path(uri).absolute())
     with told_unless_missing(uri):
         if prefix == "s3://":
-            return object_store.open_s3(path, tail.removeprefix("?"))
+            return s3_store.open_s3(path, tail.removeprefix("?"))
         if prefix != "file://":
             return object_store.open_fsspec(uri)
     if not path.startswith("/"):
@@ -119,7 +114,7 @@ def join(uri: str, *parts: str) -> str:
     """
     prefix, path, tail = _split(uri)
     if tail.startswith("::") and any("::" in part for part in parts):
-        raise UserError(f"{object_store.shown(uri)}: a name with '::' in it cannot be read here: {'/'.join(parts)!r}")
+        raise UserError(f"{store_errors.shown(uri)}: a name with '::' in it cannot be read here: {'/'.join(parts)!r}")
     names = [_encoded(prefix, part) for part in parts]
     return prefix + "/".join([path.rstrip("/"), *names] if path else names) + tail
 
@@ -326,39 +321,18 @@ def write_bytes(uri: str, content: bytes | pa.Buffer) -> None:
         filesystem, path = resolve(uri)
         if isinstance(filesystem, pafs.LocalFileSystem):
             try:
-                _write_local(Path(path), content)
+                local_disk.write(Path(path), content)
             except FileNotFoundError as error:  # as of /proc; "does not exist" would be said of what is to be made
                 raise UserError(
                     f"{uri} cannot be written: no file can be made in {Path(path).parent}. Choose another place."
                 ) from error
             return
-        if isinstance(filesystem, pafs.S3FileSystem) and len(content) >= object_store.S3_LARGE_BYTES:
+        if isinstance(filesystem, pafs.S3FileSystem) and len(content) >= s3_store.LARGE_BYTES:
             _, address, tail = _split(uri)
-            filesystem, path = object_store.open_s3(address, tail.removeprefix("?"), is_large=True)
+            filesystem, path = s3_store.open_s3(address, tail.removeprefix("?"), is_large=True)
         # Object stores need no folders: creating them would leave marker objects, or create a bucket.
         with filesystem.open_output_stream(path) as stream:
             stream.write(content)
-
-
-def _write_local(path: Path, content: bytes | pa.Buffer) -> None:
-    with beside(path, content) as temporary:
-        reached("rename", file=path.name)
-        temporary.replace(path)
-
-
-@contextmanager
-def beside(path: Path, content: bytes | pa.Buffer) -> Iterator[Path]:
-    """A file beside a local path, with the content on the disk, to be given the path's name; gone after."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}{TEMPORARY_MARK}{os.getpid()}-{uuid.uuid4().hex[:8]}")
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        yield temporary
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_json(uri: str, document: Any) -> None:
@@ -369,30 +343,3 @@ def write_json(uri: str, document: Any) -> None:
 def json_bytes(document: Any) -> bytes:
     """A document as JSON, readable by people and the same for the same content."""
     return (json.dumps(document, indent=1, ensure_ascii=False, sort_keys=False, default=str) + "\n").encode()
-
-
-def sha256(content: Any) -> str:
-    """Hexadecimal SHA-256 of bytes."""
-    return hashlib.sha256(content).hexdigest()
-
-
-def digest_of(document: Any) -> str:
-    """SHA-256 of a document of plain values, independent of the order of its keys."""
-    return sha256(json.dumps(document, sort_keys=True, ensure_ascii=False, default=str).encode())
-
-
-def sum_of_digests(parts: Iterable[bytes]) -> int:
-    """Sum of the SHA-256 digests of the parts, modulo 2**256: a digest of a multiset, whatever its order.
-
-    Sums of several sets add up to that of their union, so shards can be digested apart. See "incremental
-    hashing" (Bellare and Micciancio, 1997), where this is AdHash.
-    """
-    total = 0
-    for part in parts:
-        total += int.from_bytes(hashlib.sha256(part).digest())
-    return total % DIGEST_SPAN
-
-
-def show_sum(total: int) -> str:
-    """A sum of digests as 64 hexadecimal digits."""
-    return f"{total % DIGEST_SPAN:064x}"

@@ -232,6 +232,8 @@ def _called() -> int:
     try:
         code = app(standalone_mode=False)
     except _USAGE_ERROR as error:
+        # So pydantic, which typer reads values with, begins what the value itself says.
+        error.message = error.message.removeprefix("Value error, ")
         usage = io.StringIO()
         error.show(usage)
         write(sys.stderr, usage.getvalue())

@@ -1,5 +1,6 @@
 """What every command shares: its options, and how it runs a job, prints its result or its error, and exits."""
 
+import os
 import signal
 import sys
 import traceback
@@ -71,7 +72,7 @@ def run_command(job: Callable[[Console], object], *, as_json: bool, debug: bool)
     with guarded_stdout() as out:
         console = Console(as_json=as_json, out=out, err=sys.stderr)
         try:
-            _check_open(as_json=as_json)
+            _check_begun(as_json=as_json)
             console.result(job(console))
             _check_told(console)
         except CnnjobError as error:
@@ -90,8 +91,15 @@ def run_command(job: Callable[[Console], object], *, as_json: bool, debug: bool)
             console.close()
 
 
-def _check_open(*, as_json: bool) -> None:
-    """Raises before the work where its result could not be told."""
+def _check_begun(*, as_json: bool) -> None:
+    """Raises before the work where its result could not be told, or where relative paths would mean nothing."""
+    try:
+        os.getcwd().encode()  # noqa: PTH109 - it is the call that fails
+    except (OSError, UnicodeEncodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "its name is no UTF-8, in which paths are written down"
+        raise UserError(
+            f"the folder that this command was started in cannot be used: {why}. Change to another one."
+        ) from error
     if as_json and sys.__stdout__ is None:
         raise JobError(
             "--json prints the result on standard output, and that is closed; nothing was done. "

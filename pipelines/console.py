@@ -74,7 +74,8 @@ class Console:
         Args:
             columns: The headings.
             rows: With a cell for each column.
-            unbroken: Headings of the columns that stay on one line as long as others can be made narrower.
+            unbroken: Headings of the columns that stay on one line as long as others can be made narrower; in those,
+                what is too long for a line goes on in the next one.
         """
         self._close_bars()
         if self.as_json:
@@ -84,7 +85,9 @@ class Console:
         from rich.table import Column, Table
         from rich.text import Text
 
-        headings = [Column(each, no_wrap=each in unbroken) for each in columns]
+        headings = [
+            Column(each, no_wrap=True) if each in unbroken else Column(each, overflow="fold") for each in columns
+        ]
         drawn = Table(*headings, box=box.SIMPLE_HEAD, pad_edge=False)
         for row in rows:
             # As text: the name of a class may look like Rich's markup.
@@ -157,7 +160,9 @@ def guarded_stdout() -> Iterator[IO[str]]:
     real = os.dup(1)
     os.dup2(2, 1)
     try:
-        with os.fdopen(os.dup(real), "w", encoding="utf-8") as out, redirect_stdout(sys.stderr):
+        # A name of bytes that are no UTF-8 is printed as standard error has it, which is JSON's escape too.
+        out = os.fdopen(os.dup(real), "w", encoding="utf-8", errors="backslashreplace")
+        with out, redirect_stdout(sys.stderr):
             yield out
     finally:
         os.dup2(real, 1)

@@ -13,9 +13,9 @@ from typing import Any
 
 from cnnjob.cluster.session import shared_session
 from cnnjob.config import kinds
-from cnnjob.config.load import literal
 from cnnjob.config.score import ScoreConfig
 from cnnjob.config.train import TrainConfig
+from cnnjob.config.yaml_text import literal
 from cnnjob.errors import UserError
 from cnnjob.scoring.reading import read_scores
 from cnnjob.tracking.registry import CHAMPION

@@ -9,10 +9,10 @@ from pathlib import Path
 from ray.job_submission import JobSubmissionClient
 
 from cnnjob import interrupt
-from cnnjob.cluster import head
-from cnnjob.cluster import submit as api
+from cnnjob.cluster import head, jobs_api
+from cnnjob.cluster import submit as submission
 from cnnjob.cluster.head import Head
-from cnnjob.cluster.submit import JobState
+from cnnjob.cluster.jobs_api import JobState
 from cnnjob.config import kinds
 from cnnjob.config.base import Config, absolute
 from cnnjob.config.cluster import RULES, ClusterConfig
@@ -57,18 +57,18 @@ def submit(
     config = kinds.load(kind, conf, overrides, submitted=True)
     _check_date(config)
     client = _client(address, state)
-    job_id = api.submit(client, kind, config)
+    job_id = submission.submit(client, kind, config)
     console.note(f"Submitted {job_id} to {address}")
     if not wait:
         console.say(job_id)
-        return api.state(client, job_id)
+        return jobs_api.state(client, job_id)
     try:
-        ended = api.follow(client, job_id, _write)
+        ended = submission.follow(client, job_id, _write)
     except (KeyboardInterrupt, interrupt.EndedBySignalError) as told:
-        told.add_note(api.not_stopped(client, job_id))
+        told.add_note(submission.not_stopped(client, job_id))
         raise
     console.say(f"{job_id} {ended.status}")
-    return dataclasses.replace(ended, exit_code=api.exit_code(ended))
+    return dataclasses.replace(ended, exit_code=submission.exit_code(ended))
 
 
 def _check_date(config: Config) -> None:
@@ -84,12 +84,12 @@ def _check_date(config: Config) -> None:
 
 def listing(address: str, state: str, console: Console) -> dict[str, list[JobState]]:
     """The jobs of a cluster."""
-    found = api.listing(_client(address, state))
+    found = jobs_api.listing(_client(address, state))
     rows = [
         [job.job_id, _moment(job.submitted), job.what or job.entrypoint, job.status, _shown(job.exit_code)]
         for job in found
     ]
-    console.table(["job", "submitted", "what", "status", "exit code"], rows)
+    console.table(["job", "submitted", "what", "status", "exit code"], rows, unbroken=["job", "status"])
     return {"jobs": found}
 
 
@@ -104,7 +104,7 @@ def _shown(code: int | None) -> str:
 
 def logs(job_id: str, address: str, state: str, console: Console) -> dict[str, str]:
     """The log of a job so far."""
-    text = api.logs(_client(address, state), job_id)
+    text = jobs_api.logs(_client(address, state), job_id)
     console.say(text)
     return {"job_id": job_id, "log": text}
 
@@ -112,14 +112,14 @@ def logs(job_id: str, address: str, state: str, console: Console) -> dict[str, s
 def stop(job_id: str, address: str, state: str, console: Console) -> JobState:
     """Stop a job."""
     client = _client(address, state)
-    told = api.stop(client, job_id)
-    stands = api.state(client, job_id)
+    told = jobs_api.stop(client, job_id)
+    stands = jobs_api.state(client, job_id)
     console.say(f"Asked {job_id} to stop" if told else f"Nothing to do: {job_id} has ended, {stands.status}")
     return stands
 
 
 def _client(address: str, state: str) -> JobSubmissionClient:
-    return api.connect(address, head.token_for(Path(absolute(state)), address))
+    return jobs_api.connect(*head.reached(Path(absolute(state)), address))
 
 
 def _write(text: str) -> None:

@@ -13,7 +13,9 @@ from cnnjob.cluster.session import Needs, session
 from cnnjob.config.prepare import PrepareConfig
 from cnnjob.data import job
 from cnnjob.data.manifest import Manifest
-from cnnjob.data.place import refuse_output, tidy
+from cnnjob.data.output import refuse_output
+from cnnjob.data.place import tidy
+from cnnjob.data.published import current
 from cnnjob.data.sources.open import open_source
 from cnnjob.data.sources.walk import EMPTY, HIDDEN, LITTER, SEEN
 from pipelines.console import Console
@@ -67,7 +69,7 @@ def run(config: PrepareConfig, console: Console) -> PrepareResult:
     refuse_output(config.output, config.source.uri)
     source = open_source(config)
     console.note(f"Listing {config.source.uri or config.source.kind}")
-    manifest = job.current(config, source)
+    manifest = current(config, source)
     rate, created = 0.0, manifest is None
     if manifest is None:
         with job.begin(config, source, console) as begun:

@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from cnnjob import conditional, object_store
+from cnnjob import conditional, s3_store
 from tests.s3 import S3
 from tests.servers import failure
 
@@ -183,9 +183,9 @@ def before(upstream: str) -> Iterator[Proxy]:
 @pytest.fixture
 def proxy(s3: S3, s3_folder: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
     """A proxy in the place of the server, and two attempts at each request."""
-    monkeypatch.setattr(object_store, "S3_ATTEMPTS", 2)
+    monkeypatch.setattr(s3_store, "ATTEMPTS", 2)
     with before(s3.endpoint) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
         yield proxy
-    for cache in (object_store._connect, conditional._client):
+    for cache in (s3_store._connect, conditional._client):
         cache.cache_clear()

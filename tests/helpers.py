@@ -6,7 +6,7 @@ Nothing here starts Ray: where the product spreads a plain function over a clust
 import dataclasses
 import hashlib
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,6 +114,16 @@ def prepare(config: PrepareConfig, source: Any, *, rows_per_unit: int = 512, ord
         job.begin(config, source, Silent()) as begun,
     ):
         return job.run(begun, Silent())
+
+
+def dies_at(phase: str) -> Callable[..., None]:
+    """A ``phases.reached`` at which the process would have died at one instant."""
+
+    def reached(at: str, **_: Any) -> None:
+        if at == phase:
+            raise KeyboardInterrupt
+
+    return reached
 
 
 def rows_of(dataset: str, manifest: Manifest, split: str) -> Rows:

@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from cnnjob import exclusive, phases, storage
+from cnnjob import exclusive, local_disk, phases, storage
 from cnnjob.config.score import InputConfig, ScoreConfig, UnitsConfig
 from cnnjob.errors import CnnjobError
 from cnnjob.models.bundle import ONNX, read_bundle
@@ -187,7 +187,7 @@ def _full_disk(at: int | None) -> Iterator[None]:
         return call
 
     with (
-        mock.patch.object(storage, "_write_local", bounded(storage._write_local)),
+        mock.patch.object(local_disk, "write", bounded(local_disk.write)),
         mock.patch.object(exclusive, "_link", bounded(exclusive._link)),
     ):
         yield

@@ -70,10 +70,11 @@ def start(config: ClusterConfig) -> Head:
     try:
         state.mkdir(parents=True, exist_ok=True, mode=0o700)
         token = _write_token(state / TOKEN)
+        log = (state / LOG).open("wb")
     except OSError as error:
         raise UserError(
-            f"the head's token cannot be kept in {state}: {error.strerror}. Give another folder as state; nothing was "
-            f"started."
+            f"the head's token and log cannot be kept in {state}: {error.strerror}. Give another folder as state; "
+            f"nothing was started."
         ) from error
     address = f"http://127.0.0.1:{config.dashboard_port}"
     command = [
@@ -84,20 +85,21 @@ def start(config: ClusterConfig) -> Head:
         *("--dashboard-agent-listen-port", str(_free_port())),
         *("--num-cpus", str(config.num_cpus or len(os.sched_getaffinity(0)) + 1)),
     ]
-    with (state / LOG).open("wb") as log:
+    with log:
         process = subprocess.Popen(  # noqa: S603 - our own command
             command, env=_environment(token), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
         )
     ray_address = f"127.0.0.1:{config.port}"
-    head = Head(address, ray_address, process.pid, str(token), _boot_id(), start_of(process.pid))
-    (state / RECORD).write_text(json.dumps(vars(head)))
     try:
+        head = Head(address, ray_address, process.pid, str(token), _boot_id(), start_of(process.pid))
+        _write_record(state / RECORD, head)
         _wait(process, head, state)
     except BaseException:
         # Also where this command is told to end. Not by `stop`: where the first process has ended, others of its group
         # may still run.
         _end(process.pid)
-        (state / RECORD).unlink(missing_ok=True)
+        with suppress(OSError):
+            (state / RECORD).unlink()
         raise
     return head
 
@@ -122,21 +124,24 @@ def find(state: Path) -> Head | None:
     return head if same and _group_alive(head.pid) else None
 
 
-def token_for(state: Path, address: str) -> str | None:
-    """The token of the head at ``address``; None where it is another cluster, which Ray's own settings are for.
+def reached(state: Path, address: str) -> tuple[str, str | None]:
+    """Where a cluster is asked, and with which token: of the head in ``state``, where it is that one.
+
+    Of any other cluster there is no token: Ray's own settings are for that.
 
     Raises:
-        ClusterError: It is that head's, and cannot be read.
+        ClusterError: It is that head, and its token cannot be read.
     """
     head = find(state)
-    if head is None or head.address.rstrip("/") != address.rstrip("/"):
-        return None
+    # By the head's own address: by its name, somebody else's server might be asked, and told the token.
+    if head is None or head.address != address.rstrip("/").replace("//localhost:", "//127.0.0.1:"):
+        return address, None
     try:
-        return Path(head.token_path).read_text()
+        return head.address, Path(head.token_path).read_text()
     except OSError as error:
         raise ClusterError(
-            f"the token of the head at {address} cannot be read: {head.token_path}: {error.strerror}. Start the head "
-            f"anew: cnnjob down, cnnjob up."
+            f"the token of the head at {head.address} cannot be read: {head.token_path}: {error.strerror}. Start the "
+            f"head anew: cnnjob down, cnnjob up."
         ) from error
 
 
@@ -146,6 +151,16 @@ def _write_token(path: Path) -> Path:
     with os.fdopen(descriptor, "w") as file:
         file.write(secrets.token_hex(32))
     return path
+
+
+def _write_record(path: Path, head: Head) -> None:
+    try:
+        path.write_text(json.dumps(vars(head)))
+    except OSError as error:
+        raise ClusterError(
+            f"{path} cannot be written: {error.strerror}. The head was ended again, since cnnjob down would not find "
+            f"it; run the same command again where there is room, or with another folder as state."
+        ) from error
 
 
 def _environment(token: Path) -> dict[str, str]:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from cnnjob.config.base import RULES_ATTRIBUTE, Config, rule
-from cnnjob.config.load import load_config, read_yaml
+from cnnjob.config.load import load_config
+from cnnjob.config.yaml_text import read_yaml
 from cnnjob.errors import ConfigError, Mistake, UserError
 
 Rule = Callable[..., Iterator[str]]

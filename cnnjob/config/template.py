@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from cnnjob.config.base import Config
+from cnnjob.config.fields import section
 
 WIDTH = 100
 """Characters of a line of comment, before it is indented."""
@@ -54,19 +55,19 @@ def _keys(model: type[BaseModel], instance: BaseModel | None) -> Iterator[str]:
     for number, (name, field) in enumerate(model.model_fields.items()):
         is_given = instance is not None and name in instance.model_fields_set
         default = getattr(instance, name) if is_given else _default(model, name, field)
-        section, kind = _section(field.annotation)
-        told = field.description or inspect.getdoc(section or model) or ""
+        inner, kind = _section(field.annotation)
+        told = field.description or inspect.getdoc(inner or model) or ""
         yield from [""] * (number > 0)
         yield from _comment(told + " Required." * field.is_required())
-        if section is None:
+        if inner is None:
             yield f"{name}: {_value(default)}" + _range(field)
         elif kind == "optional":
             yield f"{name}: null"
-            yield from _each("# ", [f"{name}:", *_each(_STEP, _keys(section, None))])
+            yield from _each("# ", [f"{name}:", *_each(_STEP, _keys(inner, None))])
         elif kind == "list":
-            yield from [f"{name}:", f"{_STEP}-", *_each(2 * _STEP, _keys(section, None))]
+            yield from [f"{name}:", f"{_STEP}-", *_each(2 * _STEP, _keys(inner, None))]
         else:
-            yield from [f"{name}:", *_each(_STEP, _keys(section, default))]
+            yield from [f"{name}:", *_each(_STEP, _keys(inner, default))]
 
 
 def _default(model: type[BaseModel], name: str, field: FieldInfo) -> Any:
@@ -78,11 +79,10 @@ def _default(model: type[BaseModel], name: str, field: FieldInfo) -> Any:
 
 def _section(annotation: Any) -> tuple[type[BaseModel] | None, Literal["plain", "optional", "list"]]:
     """The model that a key holds, if it is a section, and whether it may be left out or is a list of them."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation, "plain"
-    kind: Literal["optional", "list"] = "list" if typing.get_origin(annotation) is tuple else "optional"
-    inner = (each for each in typing.get_args(annotation) if isinstance(each, type) and issubclass(each, BaseModel))
-    return next(inner, None), kind
+    found = section(annotation)
+    if found is annotation:
+        return found, "plain"
+    return found, "list" if typing.get_origin(annotation) is tuple else "optional"
 
 
 def _value(value: Any) -> str:

@@ -11,6 +11,7 @@ from PIL import ImageDraw, ImageFont
 from cnnjob.data.manifest import Manifest
 from cnnjob.data.rows import read_rows
 from cnnjob.schema import REASON, URI
+from cnnjob.store_errors import shown
 
 TILE = 64
 GAP = 6
@@ -56,7 +57,9 @@ def draw_contact_sheet(folder: str, manifest: Manifest, refused: Sequence[dict[s
     if refused:
         pen.text((GAP, top + GAP), f"{len(refused):,} refused", _RED, font)
         for at, row in enumerate(refused[:MAX_REFUSED]):
-            pen.text((GAP, top + GAP + _LINE * (at + 1)), _fitting(f"{row[REASON]}: {row[URI]}", 110), _PALE, font)
+            pen.text(
+                (GAP, top + GAP + _LINE * (at + 1)), _fitting(f"{row[REASON]}: {shown(row[URI])}", 110), _PALE, font
+            )
     sink = io.BytesIO()
     sheet.save(sink, "png")
     return sink.getvalue()

@@ -4,7 +4,6 @@ The work is in plain functions; here they are spread, their receipts added up, a
 """
 
 import uuid
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,11 +19,11 @@ from cnnjob import interrupt, storage
 from cnnjob.config.prepare import PrepareConfig
 from cnnjob.data.attempts import count_attempt
 from cnnjob.data.contact_sheet import draw_contact_sheet
-from cnnjob.data.manifest import Image, Manifest, Split, Statistics, fingerprint_of, read_manifest
+from cnnjob.data.manifest import Image, Manifest, Split, Statistics, fingerprint_of
 from cnnjob.data.place import Place, open_place
 from cnnjob.data.plan import DatasetPlan, plan_dataset
-from cnnjob.data.reach import any_within_reach
-from cnnjob.data.remedies import commonest, remedy
+from cnnjob.data.published import config_of, difference, manifest_at
+from cnnjob.data.remedies import by_reason, check_refused, too_few_to_train
 from cnnjob.data.shards import WrittenShard, write_shard
 from cnnjob.data.sources.base import Listing, Source, Unit, check_unchanged, cut_units
 from cnnjob.data.sources.files import listed_sizes
@@ -32,10 +31,11 @@ from cnnjob.data.sources.folder import too_few_classes
 from cnnjob.data.spread import spread
 from cnnjob.data.staging import StagedUnit, stage_unit, write_listing
 from cnnjob.data.statistics import PixelCounts
-from cnnjob.errors import DatasetError, IntegrityError, RefusedRowsError, StorageError, UserError
+from cnnjob.digests import digest_of, show_sum
+from cnnjob.errors import DatasetError, StorageError
 from cnnjob.phases import reached
 from cnnjob.progress import Progress
-from cnnjob.schema import DATASET_FORMAT_VERSION, DETAIL, ID, LABEL, REASON, SPLITS, URI, refused_table
+from cnnjob.schema import DATASET_FORMAT_VERSION, ID, LABEL, SPLITS, refused_table
 from cnnjob.versions import library_versions
 
 ROWS_PER_UNIT = 1_024
@@ -62,52 +62,6 @@ class Job:
     place: Place
 
 
-def current(config: PrepareConfig, source: Source) -> Manifest | None:
-    """The data set that is already there, if this source and config made it and a new one would be no other.
-
-    It would where a file is missing, and where a picture that was gone or closed can be read now.
-    """
-    manifest = _published(config, source)
-    if manifest is None or not _is_whole(config.output, manifest):
-        return None
-    refused = storage.join(config.output, manifest.refused_table)
-    return None if any_within_reach(manifest.refused, refused, config.limits.max_bytes) else manifest
-
-
-def _published(config: PrepareConfig, source: Source) -> Manifest | None:
-    """What this source and config made, whole or not."""
-    manifest = _manifest_at(config.output)
-    return None if manifest is None or _difference(manifest, config, source.digest()) else manifest
-
-
-def _manifest_at(output: str) -> Manifest | None:
-    try:
-        return read_manifest(output)
-    except (UserError, IntegrityError):
-        return None
-
-
-def _difference(manifest: Manifest, config: PrepareConfig, digest: str) -> str:
-    """How a data set was prepared otherwise than a config asks for now; empty where it was not."""
-    before, now = manifest.config, _config_of(config)
-    if _but_uri(before) != _but_uri(now):
-        return "with another conf"
-    return "" if before == now and manifest.source.get("digest") == digest else "from another input"
-
-
-def _but_uri(config: dict[str, Any]) -> dict[str, Any]:
-    return {**config, "source": {**config.get("source", {}), "uri": None}}
-
-
-def _is_whole(output: str, manifest: Manifest) -> bool:
-    """Whether all files of a data set are in place."""
-    beside = (manifest.refused_table, manifest.contact_sheet)
-    if not all(storage.exists(storage.join(output, name)) for name in beside):
-        return False
-    shards = [shard for split in manifest.splits.values() for shard in split.shards]
-    return all(storage.size(storage.join(output, shard.path)) == shard.bytes for shard in shards)
-
-
 @contextmanager
 def begin(config: PrepareConfig, source: Source, progress: Progress) -> Iterator[Job]:
     """List the source and check what can be known before an image is read.
@@ -121,14 +75,13 @@ def begin(config: PrepareConfig, source: Source, progress: Progress) -> Iterator
         OvertakenError: On an object store, another job has published meanwhile.
     """
     digest = source.digest()
-    key = storage.digest_of([_config_of(config), digest, _versions()])[:12]
+    key = digest_of([config_of(config), digest, _versions()])[:12]
     with open_place(config.output, key) as place:
         listing = source.listing(storage.join(place.staging, "unpacked"))
         _check_listing(config, listing)
-        before = _manifest_at(config.output)
-        difference = _difference(before, config, digest) if before else ""
-        if difference:
-            progress.note(f"Replacing the data set in {config.output}, which was prepared {difference}")
+        before = manifest_at(config.output)
+        if before and (how := difference(before, config, digest)):
+            progress.note(f"Replacing the data set in {config.output}, which was prepared {how}")
         yield Job(config, listing, digest, place)
 
 
@@ -142,7 +95,7 @@ def run(job: Job, progress: Progress) -> Manifest:
         StorageError: The storage failed; what is staged is kept, and the same job goes on from it.
     """
     units = _stage(job, progress)
-    _check_refused(job, units)
+    check_refused(units, len(job.listing.rows), job.config)
     plan = plan_dataset(units, job.listing.rows.column(ID), job.config, job.place.tag)
     shards = _write(job, plan, progress)
     manifest = _describe(job, plan, shards)
@@ -174,8 +127,8 @@ def _too_few_classes(config: PrepareConfig, names: Sequence[str]) -> str:
     """What is wrong where rows have so few classes, in the words of the source."""
     if config.source.kind == "folder":
         return too_few_classes(str(config.source.uri), names, is_given=config.split.method == "given")
-    found = f"only the class {names[0]!r}" if names else "no class"
-    return f"the source has rows of {found}; a classifier needs at least two."
+    found = f"rows of only the class {names[0]!r}" if names else "no rows"
+    return f"the source has {found}; a classifier needs at least two classes."
 
 
 def _stage(job: Job, progress: Progress) -> list[StagedUnit]:
@@ -246,36 +199,6 @@ def _write(job: Job, plan: DatasetPlan, progress: Progress) -> list[WrittenShard
     return sorted(written, key=lambda shard: shard.shard.path)
 
 
-def _check_refused(job: Job, units: list[StagedUnit]) -> None:
-    """Refuse a job of which too many rows are refused, or which has nothing left to learn from."""
-    refused = [row for unit in sorted(units, key=lambda unit: unit.number) for row in unit.refused]
-    rows, bound = len(job.listing.rows), job.config.limits.max_refused_share
-    if len(refused) > bound * rows:
-        alternative = " Or raise limits.max_refused_share, and such rows are left out." if len(refused) < rows else ""
-        raise RefusedRowsError(
-            f"{_told(refused, rows)}. That is more than limits.max_refused_share ({bound}) allows, so nothing was "
-            f"written. {remedy(commonest(refused)[REASON], job.config)}.{alternative}"
-        )
-    labels = np.unique(np.concatenate([unit.labels for unit in units])).tolist()
-    if refused and len(labels) < 2:  # noqa: PLR2004 - told with the reasons
-        raise DatasetError(
-            f"{_told(refused, rows)}. No two classes are left to tell apart, so nothing was written. "
-            f"{remedy(commonest(refused)[REASON], job.config)}."
-        )
-
-
-def _told(refused: Sequence[dict[str, str]], rows: int) -> str:
-    """How many rows were refused, why, and an example of the commonest reason."""
-    counted = ", ".join(f"{count} {reason}" for reason, count in _by_reason(refused).items())
-    example = commonest(refused)
-    where = example[URI] or example[ID]
-    return f"{len(refused)} of {rows} rows were refused ({counted}), such as {where}: {example[DETAIL]}"
-
-
-def _by_reason(refused: Sequence[dict[str, str]]) -> dict[str, int]:
-    return dict(sorted(Counter(row[REASON] for row in refused).items()))
-
-
 def _describe(job: Job, plan: DatasetPlan, shards: list[WrittenShard]) -> Manifest:
     config, class_names = job.config, job.listing.class_names
     splits = {split: _split([s for s in shards if s.split == split], len(class_names)) for split in SPLITS}
@@ -283,7 +206,7 @@ def _describe(job: Job, plan: DatasetPlan, shards: list[WrittenShard]) -> Manife
     if sum(count > 0 for count in train.class_counts) < 2:  # noqa: PLR2004 - nothing to tell apart
         raise DatasetError(
             f"the training split has {train.rows} rows of {sum(count > 0 for count in train.class_counts)} classes; "
-            f"there is nothing to learn from. Nothing was written."
+            f"there is nothing to learn from. Nothing was written. {too_few_to_train(config)}."
         )
     pixels = sum((shard.pixels for shard in shards if shard.pixels), PixelCounts.zero(config.image.channels))
     image = Image(channels=config.image.channels, **config.image.model_dump())
@@ -300,13 +223,13 @@ def _describe(job: Job, plan: DatasetPlan, shards: list[WrittenShard]) -> Manife
             class_shares=tuple(count / train.rows for count in train.class_counts),
         ),
         rows_in=len(job.listing.rows),
-        refused=_by_reason(plan.refused),
+        refused=by_reason(plan.refused),
         refused_table=f"refused{job.place.tag}.parquet",
         contact_sheet=f"contact_sheet{job.place.tag}.png",
         duplicates=plan.duplicates,
         passed_over=dict(job.listing.passed_over),
         source={"digest": job.source_digest, "rows": len(job.listing.rows)},
-        config=_config_of(config),
+        config=config_of(config),
         versions=_versions(),
     )
 
@@ -317,7 +240,7 @@ def _split(shards: list[WrittenShard], num_classes: int) -> Split:
         rows=sum(shard.shard.rows for shard in shards),
         class_counts=tuple(counts),
         shards=tuple(shard.shard for shard in shards),
-        fingerprint=storage.show_sum(sum(shard.row_digest for shard in shards)),
+        fingerprint=show_sum(sum(shard.row_digest for shard in shards)),
     )
 
 
@@ -328,11 +251,6 @@ def _finish(job: Job, manifest: Manifest, plan: DatasetPlan) -> None:
     storage.write_bytes(storage.join(job.place.folder, manifest.refused_table), sink.getvalue())
     sheet = draw_contact_sheet(job.place.folder, manifest, plan.refused)
     storage.write_bytes(storage.join(job.place.folder, manifest.contact_sheet), sheet)
-
-
-def _config_of(config: PrepareConfig) -> dict[str, Any]:
-    """The config as the manifest keeps it: where the data set lies is not part of what it is."""
-    return config.model_dump(mode="json", exclude={"output"})
 
 
 def _versions() -> dict[str, str]:

@@ -5,6 +5,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cnnjob import storage
+from cnnjob.digests import digest_of
 from cnnjob.errors import DatasetError, FormatVersionError, IntegrityError
 from cnnjob.schema import DATASET_FORMAT_VERSION
 
@@ -106,7 +107,7 @@ class Manifest(_Part):
     @property
     def rows_digest(self) -> str:
         """Digest of the rows as they lie: two data sets of one fingerprint may have them in another order."""
-        return storage.digest_of(self.model_dump(mode="json", include={"splits"}))
+        return digest_of(self.model_dump(mode="json", include={"splits"}))
 
     def missing_classes(self) -> dict[str, list[str]]:
         """Names of the classes that have no row in a split, for each split that has rows."""
@@ -123,7 +124,7 @@ def fingerprint_of(class_names: tuple[str, ...], image: Image, splits: dict[str,
     A split's fingerprint is of what is stored; of original bytes, how they are decoded makes other pixels.
     """
     decoded = {"image": image.model_dump(mode="json")} if image.storage == "encoded" else {}
-    return storage.digest_of(
+    return digest_of(
         {
             **decoded,
             "format_version": DATASET_FORMAT_VERSION,

@@ -21,23 +21,20 @@ from filelock import FileLock, Timeout
 
 from cnnjob import conditional, local_disk, storage
 from cnnjob.data.manifest import MANIFEST, Manifest, read_manifest
+from cnnjob.data.output import VERSIONED
 from cnnjob.errors import (
     CnnjobError,
     DatasetError,
     FormatVersionError,
-    IntegrityError,
     JobError,
     OvertakenError,
     RefusedRowsError,
     UserError,
 )
-from cnnjob.object_store import endpoint_of
 
 _LOCK = "lock"
-_OURS = re.compile(r"manifest\.json|refused[^/]*\.parquet|contact_sheet[^/]*\.png|(train|val|test)/[^/]+\.parquet")
-"""Files that a prepared data set consists of."""
-_VERSIONED = re.compile(r"(?:refused|contact_sheet|(?:train|val|test)/\d+)(-[0-9a-f]{12})\.(?:parquet|png)")
-"""Those that are named by a version, as on an object store, and its tag: no program but this one names files so."""
+_KEY = "[0-9a-f]" * 12
+"""Of a job, as it ends the name of its staging folder: a pattern for ``glob`` and for ``re``."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +69,8 @@ class Place:
         document, where = manifest.model_dump(mode="json"), storage.join(self.folder, MANIFEST)
         if storage.is_local(self.output):
             storage.write_json(where, document)
-            local_disk.publish_folder(storage.local_path(self.folder), storage.local_path(self.output))
+            with storage.told(self.output):
+                local_disk.publish_folder(storage.local_path(self.folder), storage.local_path(self.output))
             return
         # Listed before: what comes after the manifest is a later job's.
         there, stagings = set(storage.list_files(self.output)), _other_stagings(self)
@@ -88,76 +86,6 @@ class Place:
                 storage.remove(storage.join(self.output, name))
             for staging in stagings:
                 storage.remove(staging)
-
-
-def refuse_output(output: str, source: str | None) -> None:
-    """Refuse to write where something would be lost: over other people's files, or over or into the source.
-
-    Raises:
-        DatasetError: The output is a file, a whole bucket or holds what is no prepared data set, or it and the source
-            lie one in the other.
-    """
-    if storage.is_s3(output) and not storage.name(storage.parent(output)):
-        raise DatasetError(
-            f"output {output} is a whole bucket, and unfinished work lies beside the output. Choose a folder in it."
-        )
-    if source and lies_in(source, output):
-        raise DatasetError(f"{output} is or holds the source {source}, which would be replaced. Choose another output.")
-    if source and lies_in(output, source):
-        raise DatasetError(
-            f"{output} lies in the source {source}: the next run would take the data set for a part of it. "
-            f"Choose an output beside the source."
-        )
-    here = storage.real(output)
-    if storage.is_local(here):
-        file = next((each for each in (Path(here), *Path(here).parents) if each.is_file()), None)
-        if file is not None:
-            what = f"output {output}" if file == Path(here) else f"output {output}: {file}"
-            raise DatasetError(f"{what} is a file; it should be a folder. Choose another output.")
-    names = storage.list_files(here)
-    foreign = next((name for name in names if not _OURS.fullmatch(name)), None)
-    is_ours = not names or _is_unpublished(here, names) or _is_manifest(storage.join(here, MANIFEST))
-    if foreign is None and not is_ours:
-        foreign = names[0]
-    if foreign is not None:
-        raise DatasetError(
-            f"{output} exists and is not a prepared data set (it has {foreign!r}), and would be replaced. "
-            f"Choose another output."
-        )
-
-
-def lies_in(inner: str, outer: str) -> bool:
-    """Whether two URIs name one place, or the first names one below the second.
-
-    Links, percent-encoding and the query of an address make no other place of it; another server does.
-    """
-    (store, path), (other, above) = _address(inner), _address(outer)
-    return store == other and f"{path}/".startswith(f"{above}/")
-
-
-def _address(uri: str) -> tuple[str, str]:
-    """The store and the path on it, the same for every spelling; of stores that no output can be on, the URI alone."""
-    if storage.is_local(uri):
-        return "", storage.real(uri).rstrip("/")
-    if storage.is_s3(uri):
-        return endpoint_of(uri) or "AWS", storage.resolve(uri)[1]
-    return uri, ""
-
-
-def _is_unpublished(output: str, names: list[str]) -> bool:
-    """Whether all that lies in an output was written by jobs on an object store that ended before they published."""
-    return not storage.is_local(output) and all(_VERSIONED.fullmatch(name) for name in names)
-
-
-def _is_manifest(uri: str) -> bool:
-    """Whether a file is a data set's manifest; a damaged one is taken for it, another document is not."""
-    try:
-        document = storage.read_json(uri)
-    except FileNotFoundError:
-        return False
-    except IntegrityError:
-        return True
-    return isinstance(document, dict) and "format_version" in document
 
 
 @contextmanager
@@ -246,12 +174,12 @@ def tidy(output: str) -> None:
 
 def _mark(output: str) -> str:
     """How the names of staging folders for an output begin."""
-    return f".{storage.name(output)}{storage.TEMPORARY_MARK}"
+    return f".{storage.name(output)}{local_disk.TEMPORARY_MARK}"
 
 
 def _remove_leftovers(output: Path, mark: str, own: Path | None = None) -> None:
     """Remove what other jobs that are dead left beside the same output; a living one holds its lock."""
-    for leftover in output.parent.glob(f"{glob.escape(mark)}*"):
+    for leftover in output.parent.glob(f"{glob.escape(mark)}{_KEY}"):
         if leftover == own:
             continue
         lock = FileLock(leftover / _LOCK)
@@ -284,7 +212,8 @@ def _other_stagings(place: Place) -> list[str]:
     filesystem, path = storage.resolve(parent)
     with storage.told(parent):
         beside = filesystem.get_file_info(pafs.FileSelector(path, allow_not_found=True))
-    found = [storage.join(parent, info.base_name) for info in beside if info.base_name.startswith(mark)]
+    staged = re.compile(re.escape(mark) + _KEY)
+    found = [storage.join(parent, info.base_name) for info in beside if staged.fullmatch(info.base_name)]
     return [uri for uri in found if uri != place.staging]
 
 
@@ -301,6 +230,6 @@ def _remove_unpublished(place: Place) -> None:
     except (DatasetError, FormatVersionError):
         return
     for name in names:
-        version = _VERSIONED.fullmatch(name)
+        version = VERSIONED.fullmatch(name)
         if version and name not in published and version[1] == place.tag:
             storage.remove(storage.join(place.output, name))

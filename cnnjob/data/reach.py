@@ -16,8 +16,8 @@ from cnnjob import storage
 from cnnjob.data.decode import Refusal
 from cnnjob.data.sources import remote
 from cnnjob.errors import CnnjobError
-from cnnjob.object_store import shown
 from cnnjob.schema import DETAIL, REASON, URI
+from cnnjob.store_errors import shown
 
 _REASONS = {"gone", "unreadable"}
 _LOOKS_AT_ONCE = 16

@@ -18,9 +18,10 @@ from cnnjob.data.decode import Refusal
 from cnnjob.data.footers import footer_of
 from cnnjob.data.formats.encoded import decode
 from cnnjob.data.manifest import Shard, Split
+from cnnjob.digests import sha256
 from cnnjob.errors import IntegrityError
-from cnnjob.object_store import told_unless_missing
 from cnnjob.schema import ID, IMAGE, LABEL
+from cnnjob.store_errors import told_unless_missing
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def _opened(uri: str, shard: Shard) -> Iterator[pq.ParquetFile]:
         _as_damage(uri, pa.ArrowInvalid, pa.ArrowNotImplementedError, KeyError, ValueError),
     ):
         footer = footer_of(file)
-        if file.size() != shard.bytes or storage.sha256(footer) != shard.footer_sha256:
+        if file.size() != shard.bytes or sha256(footer) != shard.footer_sha256:
             raise IntegrityError(f"{uri} is not the file that its manifest names. Prepare the data set again.")
         metadata = pq.read_metadata(pa.BufferReader(footer))
         with pq.ParquetFile(file, metadata=metadata, page_checksum_verification=True) as parquet:

@@ -21,6 +21,7 @@ from cnnjob.data.manifest import Shard
 from cnnjob.data.rows import images_of
 from cnnjob.data.staging import schema_of, take_staged
 from cnnjob.data.statistics import PixelCounts
+from cnnjob.digests import sha256, sum_of_digests
 from cnnjob.schema import ID, IMAGE, LABEL
 
 _PAGE_BYTES = 1 << 18
@@ -56,7 +57,7 @@ class WrittenShard:
         split: Its split.
         shard: What the manifest says of it.
         class_counts: Rows of each class.
-        row_digest: Sum of the rows' digests, see ``storage.sum_of_digests``.
+        row_digest: Sum of the rows' digests, see ``sum_of_digests``.
         pixels: Counts over its rows; None outside of the training split.
     """
 
@@ -121,8 +122,8 @@ def shard_of(path: str, rows: int, content: pa.Buffer) -> Shard:
         path=path,
         rows=rows,
         bytes=content.size,
-        sha256=storage.sha256(content),
-        footer_sha256=storage.sha256(footer),
+        sha256=sha256(content),
+        footer_sha256=sha256(footer),
     )
 
 
@@ -159,4 +160,4 @@ def _row_digest(table: pa.Table, keys: Sequence[pa.Field]) -> int:
         b"\0".join([name.encode(), str(label).encode(), bytes(image), *([carried[at]] if carried else [])])
         for at, (name, label, image) in enumerate(zip(ids, labels, images, strict=True))
     )
-    return storage.sum_of_digests(parts)
+    return sum_of_digests(parts)

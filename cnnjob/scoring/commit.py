@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cnnjob import exclusive, storage
+from cnnjob import exclusive, local_disk, storage
 from cnnjob.errors import CnnjobError, OvertakenError
 from cnnjob.phases import reached
 from cnnjob.schema import SCORES_FORMAT_VERSION, key_types, refused_table
@@ -148,7 +148,7 @@ def _clean_up(table: Table, manifest: ScoresManifest, history: int) -> None:
             # What has a larger number is of a job that is about to publish; one with this number has lost.
             is_of_kept = number in kept and (kind == LOG or kept[number] in name)
             is_number = kind == LOG and name.endswith(".json")
-            if number <= manifest.number and (storage.TEMPORARY_MARK in name or not (is_of_kept or is_number)):
+            if number <= manifest.number and (local_disk.TEMPORARY_MARK in name or not (is_of_kept or is_number)):
                 storage.remove(storage.join(folder, name))
 
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from cnnjob import storage
 from cnnjob.config.score import ScoreConfig
 from cnnjob.data.manifest import Manifest, Shard
 from cnnjob.data.rows import Span
 from cnnjob.data.sources.base import rows_of_next
+from cnnjob.digests import digest_of
 from cnnjob.schema import SCORES_FORMAT_VERSION, SPLITS
 
 UNIT_ROWS = (16_384, 65_536)
@@ -91,7 +91,7 @@ def plan_dataset(config: ScoreConfig, manifest: Manifest, model: ScoringModel) -
     cuts = list(_cut(shards, rows_of_encoded(config, model.shape) if encoded else rows_of_packed(config, model)))
     entries = [[[span.shard.path, span.shard.sha256, span.start, span.stop] for span in spans] for spans in cuts]
     rows = [sum(span.stop - span.start for span in spans) for spans in cuts]
-    listed = storage.digest_of([[shard.path, shard.sha256] for shard in shards])
+    listed = digest_of([[shard.path, shard.sha256] for shard in shards])
     return assemble(context_of(config, model), entries, rows, listed, cuts)
 
 
@@ -145,13 +145,13 @@ def assemble(
     names: list[str] = []
     again = Counter[str]()
     for entry in entries:
-        name = storage.digest_of({**context, "entries": entry})
+        name = digest_of({**context, "entries": entry})
         again[name] += 1
         # A listing may repeat a whole unit, row by row; each of them has its own refused rows to tell.
-        names.append(name if again[name] == 1 else storage.digest_of([name, again[name]]))
+        names.append(name if again[name] == 1 else digest_of([name, again[name]]))
     units = tuple(Unit(name, number, rows[number], spans[number] if spans else ()) for number, name in enumerate(names))
     # Which model and config it was is in the digest of the whole too, where there is no unit.
-    digest = storage.digest_of([context, *(unit.name for unit in units)])
+    digest = digest_of([context, *(unit.name for unit in units)])
     return Plan(digest, listing_digest, units, sum(rows))
 
 

@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_fixed
 
 from cnnjob import storage
+from cnnjob.digests import sha256
 from cnnjob.errors import DatasetError, IntegrityError, LostPartsError, UserError
 from cnnjob.schema import scores_schema
 from cnnjob.scoring.table import Part, ScoresManifest, Table, current
@@ -64,7 +65,7 @@ def _read(table: Table, manifest: ScoresManifest, part: Part) -> bytes:
         content = storage.read_bytes(published)
     except FileNotFoundError:
         return staged_part(table.staging_of(manifest), part.unit, part.sha256)
-    if storage.sha256(content) != part.sha256:
+    if sha256(content) != part.sha256:
         raise IntegrityError(
             f"{published} is not what was published: somebody wrote over it, or the disk has damaged it. Remove it; "
             f"{_again(table)}"

@@ -18,6 +18,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from cnnjob import local_disk, storage
+from cnnjob.digests import sha256
 from cnnjob.errors import FormatVersionError, IntegrityError, LostPartsError
 from cnnjob.phases import reached
 from cnnjob.scoring.table import MANIFEST, Part, ScoresManifest, Table, as_document, current, parse
@@ -85,7 +86,7 @@ def _roll_local(table: Table, manifest: ScoresManifest, *, is_verified: bool) ->
             return
         for leftover in meta.glob(f"{_PUBLISHING}*"):
             shutil.rmtree(leftover)
-        for leftover in meta.glob(f"{MANIFEST}{storage.TEMPORARY_MARK}*"):
+        for leftover in meta.glob(f"{MANIFEST}{local_disk.TEMPORARY_MARK}*"):
             leftover.unlink()
         present = _present(table)
         if present != manifest.file_sizes:
@@ -118,14 +119,14 @@ def _exchange(
     local_disk.publish_folder(folder, partition, is_flushed=True)
 
 
-def _link(source: Path, target: Path, sha256: str | None) -> bool:
+def _link(source: Path, target: Path, digest: str | None) -> bool:
     """Link a file to a further name; False where there is none, or where its bytes are to be others."""
     try:
         os.link(source, target)
     except FileNotFoundError:
         return False
     # Read after it is linked: who stages a part again gives its name to another file, and leaves this one.
-    return sha256 is None or storage.sha256(target.read_bytes()) == sha256
+    return digest is None or sha256(target.read_bytes()) == digest
 
 
 def _copy(table: Table, manifest: ScoresManifest, *, is_verified: bool) -> None:

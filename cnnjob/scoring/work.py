@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from cnnjob import storage
 from cnnjob.ahead import ahead
 from cnnjob.data.statistics import PixelCounts
+from cnnjob.digests import sha256
 from cnnjob.errors import IntegrityError, StorageError
 from cnnjob.phases import reached
 from cnnjob.schema import (
@@ -119,7 +120,7 @@ def part_uri(staging: str, unit: str) -> str:
     return storage.join(staging, f"{unit}.part")
 
 
-def staged_part(staging: str, unit: str, sha256: str) -> bytes:
+def staged_part(staging: str, unit: str, digest: str) -> bytes:
     """The bytes of a unit's part.
 
     Raises:
@@ -127,7 +128,7 @@ def staged_part(staging: str, unit: str, sha256: str) -> bytes:
     """
     uri = part_uri(staging, unit)
     content = storage.read_bytes(uri)
-    if storage.sha256(content) != sha256:
+    if sha256(content) != digest:
         raise FileNotFoundError(errno.ENOENT, "these are not the bytes that were published", uri)
     return content
 
@@ -165,7 +166,7 @@ def do_unit(unit: Unit, desk: Desk, engine: Arithmetic) -> Receipt:
         number=unit.number,
         rows=rows,
         refused=refused,
-        sha256=storage.sha256(content),
+        sha256=sha256(content),
         bytes=content.size,
         counts=counts.tolist(),
         pixels=sample.count().counts.tolist(),

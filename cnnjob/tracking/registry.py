@@ -1,4 +1,4 @@
-"""The MLflow registry: versions, aliases, and bundles that are checked before they are parsed."""
+"""The MLflow registry: versions that are made, aliases, and bundles that are checked before they are parsed."""
 
 import tempfile
 from collections.abc import Mapping
@@ -15,8 +15,8 @@ from mlflow.models import Model
 
 from cnnjob.errors import ModelError
 from cnnjob.models.bundle import Bundle, read_bundle
-from cnnjob.tracking import flavor
-from cnnjob.tracking.server import Server, asking, shown
+from cnnjob.tracking import flavor, lookup
+from cnnjob.tracking.server import Server, asking
 
 DIGEST_TAG = "cnnjob.bundle_sha256"
 RUN_TAG = "cnnjob.run_id"
@@ -25,10 +25,6 @@ ROWS_TAG = "cnnjob.test_rows"
 FINGERPRINT_TAG = "cnnjob.data_fingerprint"
 CHAMPION = "champion"
 _ARTIFACT_NAME = "model"
-_SHOWN = 5
-"""Versions of a model that a message names."""
-_LAST_VERSION = 2**31 - 1
-"""Of MLflow's column: a database is not asked for more, since each has an error of its own for that."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +119,7 @@ def register(
 
 def _same(server: Server, name: str, run_id: str, digest: str) -> Registered | None:
     """The version that a run has made of a bundle."""
-    for version in server.client.search_model_versions(f"name = '{name}'"):
+    for version in lookup.versions(server, name):
         if version.tags.get(RUN_TAG) == run_id and version.tags.get(DIGEST_TAG) == digest:
             return _registered(version)
     return None
@@ -132,7 +128,7 @@ def _same(server: Server, name: str, run_id: str, digest: str) -> Registered | N
 def is_registered(server: Server, name: str, version: str) -> bool:
     """Whether the registry has a version of a model."""
     try:
-        _version(server, name, version)
+        lookup.by_number(server, name, version)
     except ModelError:
         return False
     return True
@@ -144,7 +140,7 @@ def promote(server: Server, name: str, version: str | None, alias: str) -> Promo
     Raises:
         ModelError: There is no such model or version, or MLflow takes no such alias.
     """
-    found = _version(server, name, version) if version else _newest(server, name)
+    found = lookup.newest(server, name) if version is None else lookup.by_number(server, name, version)
     with asking(server, f"set the alias {alias}"):
         pointed_at = server.client.get_registered_model(name).aliases.get(alias)
         before = None if pointed_at is None else server.client.get_model_version(name, pointed_at)
@@ -164,7 +160,7 @@ def resolve(server: Server, uri: str) -> Resolved:
         ModelError: There is no such model, alias or version; or it is no cnnjob model.
         IntegrityError: The files are not those that were registered.
     """
-    version = _find(server, uri)
+    version = lookup.by_uri(server, uri)
     digest = version.tags.get(DIGEST_TAG)
     if digest is None:
         raise ModelError(
@@ -184,64 +180,6 @@ def _registered(version: ModelVersion) -> Registered:
     with suppress(KeyError, ValueError):
         accuracy = float(version.tags[ACCURACY_TAG])
     return Registered(version.name, str(version.version), accuracy)
-
-
-def _find(server: Server, uri: str) -> ModelVersion:
-    reference = uri.removeprefix("models:/")
-    name, at, alias = reference.partition("@")
-    if not at:
-        name, _, number = reference.partition("/")
-        return _version(server, name, number)
-    try:
-        return server.client.get_model_version_by_alias(name, alias)
-    except MlflowException as error:
-        raise _unknown(server, uri, error) from error
-
-
-def _version(server: Server, name: str, version: str) -> ModelVersion:
-    uri = f"models:/{name}/{version}"
-    # Compared by its length first: Python makes no number of some thousand digits.
-    if version.isdecimal() and (len(version) > len(str(_LAST_VERSION)) or int(version) > _LAST_VERSION):
-        raise _unknown(server, uri, None)
-    try:
-        return server.client.get_model_version(name, version)
-    except MlflowException as error:
-        raise _unknown(server, uri, error) from error
-
-
-def _newest(server: Server, name: str) -> ModelVersion:
-    with asking(server, f"list the versions of {name}"):
-        versions = server.client.search_model_versions(f"name = '{name}'")
-    if not versions:
-        raise _unknown(server, f"models:/{name}", None)
-    return max(versions, key=lambda version: int(version.version))
-
-
-def _unknown(server: Server, uri: str, error: MlflowException | None) -> Exception:
-    """The error for a model that is not there; a server that does not answer is another error."""
-    if error is not None and error.error_code not in (
-        "RESOURCE_DOES_NOT_EXIST",
-        "INVALID_PARAMETER_VALUE",
-        "NOT_FOUND",
-    ):
-        with asking(server, f"look up {uri}"):
-            raise error
-    name, _, version = uri.removeprefix("models:/").partition("/")
-    with asking(server, "list its models"):
-        # A name with a quote is none that MLflow takes, nor can it be searched for.
-        found = server.client.search_model_versions(f"name = '{name}'") if version and "'" not in name else ()
-        if found:
-            newest = sorted(int(each.version) for each in found)[-_SHOWN:]
-            there = f"{'is' if len(newest) == 1 else 'are'} {', '.join(map(str, newest))}"
-            return ModelError(f"{name} at {shown(server.uri)} has no version {version}; its newest {there}.")
-        models = server.client.search_registered_models(max_results=10)
-    known = "; ".join(
-        f"{model.name} ({', '.join('@' + alias for alias in model.aliases) or 'no alias'})" for model in models
-    )
-    return ModelError(
-        f"there is no model {uri} in the registry at {shown(server.uri)}. It has: {known or 'no models yet'}. "
-        f"Correct the name, train it with register_as, or point at it with cnnjob promote."
-    )
 
 
 def _ensure_model(server: Server, name: str) -> None:

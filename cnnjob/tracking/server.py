@@ -30,11 +30,23 @@ _CLIENT_ENVIRONMENT = {
     "GIT_PYTHON_REFRESH": "quiet",
 }
 
+_LOGGERS = {
+    "mlflow": logging.ERROR,
+    "alembic": logging.ERROR,
+    # Logs the whole traceback of what it raises, which is told in a line, and whole with --debug.
+    "mlflow.store.db.utils": logging.CRITICAL,
+}
+
 _PACKAGES = {"alembic", "azure", "boto3", "botocore", "google", "mlflow", "sqlalchemy"}
 """MLflow, and what keeps its runs and artifacts, whose errors it lets through; those of requests are OSErrors."""
 
 _OTHER_SCHEMA = re.compile("out-of-date database schema|Can't locate revision")
 """How MLflow and alembic say, with no code of their own, that the database is of an older or a newer MLflow."""
+
+_LOGIN = "the name and the password in MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, and their rights"
+
+_NO_REASON = "(raised as a result of Query-invoked autoflush"
+"""How SQLAlchemy begins what it says of some errors, in a line before the reason."""
 
 _USER_INFO = re.compile(r"(?<=://)[^/@\s]*@")
 
@@ -77,8 +89,8 @@ def connect(uri: str, *, create: bool = False) -> Server:
         raise UserError(f"tracking.uri: {problem}")
     for name, value in _CLIENT_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    logging.getLogger("mlflow").setLevel(logging.ERROR)
-    logging.getLogger("alembic").setLevel(logging.ERROR)
+    for name, level in _LOGGERS.items():
+        logging.getLogger(name).setLevel(level)
     warnings.filterwarnings("ignore", module="mlflow")
     uri = resolved_uri(uri)
     artifacts = None
@@ -176,12 +188,18 @@ def _told(uri: str, what: str) -> Iterator[None]:
     except Exception as error:
         if not isinstance(error, OSError) and type(error).__module__.partition(".")[0] not in _PACKAGES:
             raise
-        said = (str(error).strip() or type(error).__name__).splitlines()[0].replace(uri, shown(uri)).rstrip(".")
-        said = PASSWORD_OF_A_QUERY.sub(r"\1***", _USER_INFO.sub("***@", said))
+        said = PASSWORD_OF_A_QUERY.sub(r"\1***", _USER_INFO.sub("***@", _line_of(error).replace(uri, shown(uri))))
+        refused = getattr(error, "error_code", None) in ("UNAUTHENTICATED", "PERMISSION_DENIED")
+        advice = f"Check {_LOGIN}" if refused else "Check that it runs and that tracking.uri is right"
         raise TrackingError(
-            f"MLflow at {shown(uri)} could not {what}: {said}. "
-            f"Check that it runs and that tracking.uri is right, then run the same command again."
+            f"MLflow at {shown(uri)} could not {what}: {said}. {advice}, then run the same command again."
         ) from error
+
+
+def _line_of(error: Exception) -> str:
+    """The first line of what an error says that has its reason, for the middle of a sentence."""
+    lines = (line for line in str(error).strip().splitlines() if not line.startswith(_NO_REASON))
+    return next(lines, type(error).__name__).rstrip(".")
 
 
 def _mlflow_command() -> str:

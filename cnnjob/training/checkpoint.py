@@ -17,6 +17,7 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
 from cnnjob import storage
+from cnnjob.digests import digest_of
 from cnnjob.errors import FormatVersionError, IntegrityError, StorageError
 from cnnjob.phases import reached
 from cnnjob.schema import CHECKPOINT_FORMAT_VERSION
@@ -191,7 +192,7 @@ def _whole(paths: Sequence[str]) -> list[str]:
 
 def _sealed(document: Mapping[str, Any]) -> bytes:
     """The document with its digest, as the very bytes that are written: another form of the same is damage too."""
-    sealed = {**document, "digest": storage.digest_of(document)}
+    sealed = {**document, "digest": digest_of(document)}
     return (json.dumps(sealed, indent=1, ensure_ascii=False) + "\n").encode()
 
 

@@ -29,10 +29,12 @@ class Material:
 
     Attributes:
         root: The folder.
+        trained: Where a model has just been registered as ``bench``; None: one is trained when it is asked for.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.trained: Path | None = None
         root.mkdir(parents=True, exist_ok=True)
 
     def _made(self, name: str, make: Callable[[Path], None]) -> Path:
@@ -134,7 +136,9 @@ class Material:
 
     @property
     def tracking(self) -> Path:
-        """Where a model of the default net is registered as ``bench``, after one epoch."""
+        """Where a model of the default net is registered as ``bench``."""
+        if self.trained is not None:
+            return self.trained
         folder = self.root / "mlflow"
         # MLflow keeps absolute paths, so this one is made in its place.
         self._made(

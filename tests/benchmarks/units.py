@@ -29,6 +29,7 @@ from cnnjob.cluster.session import Needs, session
 from cnnjob.config.score import ScoreConfig
 from cnnjob.data.manifest import Manifest, Shard, Split
 from cnnjob.data.tasks import as_tasks
+from cnnjob.digests import sha256
 from cnnjob.progress import Silent
 from cnnjob.scoring import commit, verify
 from cnnjob.scoring.job import grouped
@@ -101,7 +102,7 @@ def receipt_of(unit: Unit) -> Receipt:
         number=unit.number,
         rows=unit.rows,
         refused=[],
-        sha256=storage.sha256(PART),
+        sha256=sha256(PART),
         bytes=len(PART),
         counts=[UNIT_ROWS // 10] * 10,
         pixels=[[1000 + level for level in range(256)] for _ in range(3)],

@@ -62,7 +62,7 @@ def test_pictures_without_class_folders(cnnjob: Command, tmp_path: Path) -> None
 def test_a_table_of_one_class(cnnjob: Command, tmp_path: Path) -> None:
     """A table has no sub-folders: its one class is told as one of rows."""
     (tmp_path / "t.csv").write_text("uri,label\na.png,cat\nb.png,cat\n")
-    told = "the source has rows of only the class 'cat'; a classifier needs at least two. Nothing was written."
+    told = "the source has rows of only the class 'cat'; a classifier needs at least two classes. Nothing was written."
     prepare(cnnjob, tmp_path, "source: {kind: manifest, uri: t.csv}", told)
 
 

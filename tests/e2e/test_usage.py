@@ -22,6 +22,46 @@ def test_a_wrong_call_is_one_object_for_a_script(cnnjob: Command, arguments: tup
     assert (plain.code, plain.out, plain.err) == (2, "", ended.err)
 
 
+def test_a_wrong_word_is_told_without_the_name_of_a_python_error(cnnjob: Command) -> None:
+    """What stands in the place of a kind is shown with those that there are."""
+    ended = cnnjob("schema", "trains")
+    assert ended.code == 2
+    assert "Invalid value for 'KIND': 'trains' is not one of 'prepare', 'train'" in " ".join(ended.err.split())
+
+
+def test_a_folder_that_is_gone_is_a_mistake(tmp_path: Path) -> None:
+    """Started in a folder that was removed, a command says so, whatever it was to do."""
+    gone = tmp_path / "gone"
+    for arguments in ("check conf.yaml", "demo", "schema train"):
+        gone.mkdir()
+        command = (
+            f"rmdir . 2>/dev/null || rmdir {shlex.quote(str(gone))}; exec {sys.executable} -m pipelines {arguments}"
+        )
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        ended = subprocess.run(
+            ["/bin/sh", "-c", command], cwd=gone, env=environment, capture_output=True, text=True, check=False
+        )
+        assert ended.returncode == 2
+        assert ended.stderr.startswith("Error: the folder that this command was started in cannot be used")
+        assert ended.stderr.count("\n") == 1
+
+
+def test_a_folder_whose_name_is_no_text_is_a_mistake(tmp_path: Path) -> None:
+    """Linux takes any bytes for a name, and all that is kept is UTF-8: nothing can be kept by a relative path."""
+    folder = tmp_path / os.fsdecode(b"a\xff")
+    folder.mkdir()
+    ended = subprocess.run(
+        [sys.executable, "-m", "pipelines", "check", CONF],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 2
+    assert "cannot be used: its name is no UTF-8" in ended.stderr
+
+
 CONF = str(ROOT / "conf/train/digits.yaml")
 PRINTING = [("check", CONF), ("check", CONF, "--json"), ("trace",), ("schema", "train"), ("--help",), ("--version",)]
 REFUSED = [("check", "nowhere.yaml"), ("check", "nowhere.yaml", "--json"), ("check", "--json"), ("check", "--bogus")]

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cnnjob.data.sources.base import SMALLEST_UNIT
+from cnnjob.digests import SPAN, sum_of_digests
 from cnnjob.scoring.drift import psi
 from cnnjob.scoring.plan import plan_dataset
-from cnnjob.storage import DIGEST_SPAN, sum_of_digests
 from tests.helpers import manifest_of, score_config, scoring_model
 
 shards = st.lists(st.integers(0, 400), max_size=10)
@@ -93,7 +93,7 @@ def test_sums_of_digests_are_order_free_and_add_up(parts, random):
     cut = random.randint(0, len(parts))
     whole = sum_of_digests(parts)
     assert sum_of_digests(random.sample(parts, len(parts))) == whole
-    assert (sum_of_digests(parts[:cut]) + sum_of_digests(parts[cut:])) % DIGEST_SPAN == whole
+    assert (sum_of_digests(parts[:cut]) + sum_of_digests(parts[cut:])) % SPAN == whole
 
 
 @given(st.lists(st.binary(max_size=20), min_size=1, max_size=20), st.randoms(use_true_random=False))

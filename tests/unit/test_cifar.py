@@ -76,7 +76,22 @@ def test_labels_out_of_range_are_refused(folder):
     content = bytearray((folder / "data_batch_1.bin").read_bytes())
     content[3073 * 4] = 10
     (folder / "data_batch_1.bin").write_bytes(content)
-    with pytest.raises(DatasetError, match="row 4 has 10"):
+    with pytest.raises(DatasetError, match="train/000004 has 10"):
+        listing_of(source_config("cifar", folder))
+
+
+@pytest.mark.parametrize("name", ["cifar.tar.gz", "cifar.tar"])
+def test_an_archive_that_is_none_is_refused(tmp_path, name):
+    """A file that only has the name of an archive is the user's mistake, not a failure of the disk."""
+    (tmp_path / name).write_bytes(b"<html>404</html>")
+    with pytest.raises(DatasetError, match=r"cannot be unpacked.*fetch it again"):
+        listing_of(source_config("cifar", tmp_path / name), tmp_path / "scratch")
+
+
+def test_names_that_are_not_unique_are_refused(folder):
+    """Two classes of one name could not be told apart in any later table."""
+    (folder / "batches.meta.txt").write_text("cat\n" * 10)
+    with pytest.raises(DatasetError, match=r"batches.meta.txt has a class name more than once"):
         listing_of(source_config("cifar", folder))
 
 

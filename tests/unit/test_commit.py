@@ -4,7 +4,6 @@ import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
-from unittest import mock
 
 import duckdb
 import pandas as pd
@@ -13,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cnnjob import local_disk, storage
+from cnnjob.digests import sha256
 from cnnjob.errors import DatasetError, FormatVersionError, IntegrityError, JobError, LostPartsError, StorageError
 from cnnjob.schema import ID
 from cnnjob.scoring import commit
@@ -21,6 +21,7 @@ from cnnjob.scoring.inputs import DatasetInput
 from cnnjob.scoring.plan import Plan
 from cnnjob.scoring.table import Table, current, numbers
 from cnnjob.scoring.work import finished
+from tests.helpers import dies_at
 from tests.unit.night import DATE, MORNING, part_of
 
 
@@ -79,7 +80,7 @@ def test_receipts_are_not_believed(night):
     part = part_of(night, plan, 0)
     pq.write_table(pq.read_table(part).slice(1), part)
     content = part.read_bytes()
-    receipts[0] = replace(receipts[0], rows=receipts[0].rows - 1, sha256=storage.sha256(content), bytes=len(content))
+    receipts[0] = replace(receipts[0], rows=receipts[0].rows - 1, sha256=sha256(content), bytes=len(content))
     with pytest.raises(IntegrityError, match="unit 0"):
         night.verify(plan, list(receipts.values()))
 
@@ -102,7 +103,7 @@ def test_other_ids_are_noticed(night):
     ids = ["another", *table.column(ID).to_pylist()[1:]]
     pq.write_table(table.set_column(0, table.schema.field(0), [ids]), part)
     content = part.read_bytes()
-    receipts[0] = replace(receipts[0], sha256=storage.sha256(content), bytes=len(content))
+    receipts[0] = replace(receipts[0], sha256=sha256(content), bytes=len(content))
     with pytest.raises(IntegrityError, match=r"unit 0.*other ids"):
         night.verify(plan, list(receipts.values()))
     assert finished(plan.units[0], night.staging(plan)) is None
@@ -147,7 +148,7 @@ def test_manifest_describes_the_table(night):
     names = table.column("prediction").to_pylist()
     assert manifest.counts == [names.count(name) for name in manifest.class_names]
     for part in manifest.parts:
-        assert storage.sha256((Path(night.table.partition) / part.name).read_bytes()) == part.sha256
+        assert sha256((Path(night.table.partition) / part.name).read_bytes()) == part.sha256
     assert manifest.model["digest"] == night.bundle.digest
     assert manifest.replaced is None
 
@@ -335,7 +336,7 @@ def test_without_an_exchange_readers_of_the_root_see_one_version(night, monkeypa
     """Where the kernel cannot exchange folders, a job that dies in between leaves no second version in the table."""
     night.publish()
     monkeypatch.setattr(local_disk, "exchange", lambda *_: False)
-    monkeypatch.setattr(local_disk, "reached", mock.Mock(side_effect=KeyboardInterrupt))
+    monkeypatch.setattr(local_disk, "reached", dies_at("moved aside"))
     with pytest.raises(KeyboardInterrupt):
         night.publish(target_rows=32, scored_at=MORNING + dt.timedelta(hours=1))
     assert list(night.root.iterdir()) == []

@@ -3,9 +3,11 @@ from pathlib import Path
 import pytest
 
 from cnnjob.config.kinds import NAMES, kind, kind_of, load
-from cnnjob.config.load import PATTERNS, dump_config, literal, load_config, read_yaml
+from cnnjob.config.load import dump_config, load_config
+from cnnjob.config.mistakes import PATTERNS
 from cnnjob.config.train import TrainConfig
-from cnnjob.errors import ConfigError, UserError
+from cnnjob.config.yaml_text import literal, read_yaml
+from cnnjob.errors import ConfigError, Mistake, UserError
 from tests.configs import mistakes, written
 
 ROOT = Path(__file__).parents[2]
@@ -71,6 +73,10 @@ SCORE = "input: {kind: folder, uri: images}\nmodel: 'models:/m/1'\noutput: out\n
             "'digits' is not allowed; it should be models:/NAME@ALIAS or models:/NAME/VERSION",
         ),
         ("train", "num_epochs", "", "is empty; it should be a valid integer"),
+        ("train", "name", "2026", "2026 is not allowed; it should be a text, in quotes"),
+        ("train", "name", "2026-01-01", "2026-01-01 is not allowed; it should be a text, in quotes"),
+        ("train", "name", "no", "False is not allowed; it should be a text, in quotes"),
+        ("train", "dataset", "[a]", "['a'] is not allowed; it should be a text"),
         ("train", "model.spec.blocks", "5", "it should be a list of keys such as filters and kernel"),
         ("train", "tracking.experiment", "''", "'' is not allowed; it should have at least 1 character"),
         ("score", "date", "'20260101'", "'20260101' is not allowed; it should be YYYY-MM-DD, today or yesterday"),
@@ -126,6 +132,30 @@ def test_mistakes_of_overrides_are_reported_with_the_rest(tmp_path):
     """What is wrong in the file and what is wrong in --set are reported together."""
     found = mistakes("train", written(tmp_path, TRAIN + "seed: abc\n"), "num_epochs", "num_worker=2", "precision=[")
     assert set(found) == {"seed", "--set num_epochs", "num_worker", "--set precision"}
+
+
+@pytest.mark.parametrize("key", [".seed", "model.", "model..preset", "."])
+def test_an_override_whose_key_has_an_empty_part_is_no_override(tmp_path, key):
+    """What stands before a dot and behind one are keys."""
+    found = mistakes("train", written(tmp_path, TRAIN), f"{key}=1")
+    assert found == {f"--set {key}=1": "should be KEY=VALUE, such as --set seed=1"}
+
+
+@pytest.mark.parametrize("number", ["9" * 101, "0x" + "f" * 5000, "1" + ":59" * 3000], ids=["10", "16", "60"])
+def test_a_number_of_any_length_is_told(tmp_path, number):
+    """A number that Python could not write down is refused by its place, in a file and in an override."""
+    with pytest.raises(ConfigError, match="a number has more than 100 digits at line 1, column 7"):
+        read_yaml(written(tmp_path, f"seed: {number}\n"))
+    found = mistakes("train", written(tmp_path, TRAIN), f"seed={number}")
+    assert "more than 100 digits" in found["--set seed"]
+
+
+def test_of_hundreds_of_mistakes_a_page_is_told():
+    """A file that is no config has a mistake for each key: the error has all of them, and its message fifty."""
+    error = ConfigError("a.yaml", [Mistake(f"key{number}", "no such key") for number in range(1234)])
+    assert len(error.mistakes) == 1234
+    assert str(error).splitlines()[0] == "a.yaml has 1234 mistakes:"
+    assert str(error).splitlines()[-2:] == ["  key49: no such key", "  and 1,184 more"]
 
 
 def test_key_written_twice_is_refused(tmp_path):

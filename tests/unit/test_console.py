@@ -1,11 +1,13 @@
 """What people and scripts are told, where it cannot be written."""
 
+import io
+import json
 import os
 from pathlib import Path
 
 import pytest
 
-from pipelines.console import Console, write
+from pipelines.console import Console, guarded_stdout, write
 
 
 @pytest.fixture
@@ -45,6 +47,30 @@ def test_a_console_knows_what_was_lost(full, unread, put):
         getattr(console, put)(*values)
         console.say("more")
         assert (console.lost is not None) == lost
+
+
+def test_a_table_loses_nothing():
+    """Too wide for its lines, the cells of some columns go on in the next line, and others stay whole."""
+    out = io.StringIO()
+    console = Console(as_json=False, out=out, err=io.StringIO())
+    rows = [["raysubmit_" + "j" * 16, "w" * 150]]
+    console.table(["job", "what"], rows, unbroken=["job"])
+    told = out.getvalue()
+    assert "…" not in told
+    assert rows[0][0] in told
+    assert told.count("w") == 150 + len("what") - 3
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_a_name_that_is_no_text_is_printed_with_escapes(as_json, capfd):
+    """A file's name of any bytes is no reason to fail; of a result a script reads the name itself."""
+    name = os.fsdecode(b"a\xff")
+    with guarded_stdout() as out:
+        console = Console(as_json=as_json, out=out, err=io.StringIO())
+        console.say(name)
+        console.result({"name": name})
+    told = capfd.readouterr().out
+    assert (json.loads(told)["name"] == name) if as_json else (told == "a\\udcff\n")
 
 
 def test_a_note_that_finds_no_room_is_no_failure(full):

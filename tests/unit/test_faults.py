@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import pytest
 
-from cnnjob import exclusive, object_store, storage
+from cnnjob import exclusive, s3_store, storage
 from cnnjob.errors import StorageError
 from tests.faults import Fault
 from tests.servers import told
@@ -55,7 +55,7 @@ def there(s3, folder: str, name: str) -> bytes | None:
 def be_impatient(monkeypatch, kind: str) -> None:
     """Wait less for answers where none will come; long enough for those that come from a busy machine."""
     if kind in {"hang", "silence"}:
-        monkeypatch.setattr(object_store, "S3_REQUEST_TIMEOUT_S", {"hang": 1.0, "silence": 3.0}[kind])
+        monkeypatch.setattr(s3_store, "REQUEST_TIMEOUT_S", {"hang": 1.0, "silence": 3.0}[kind])
 
 
 def at_once(tasks) -> list:
@@ -73,7 +73,7 @@ def test_what_fails_for_ever_is_given_up(s3, folder, proxy, monkeypatch, kind):
         message = told(action, StorageError)
         assert f"{folder}/{name}" in message
         assert "Nothing is lost" in message
-        assert len(proxy.asked(f"/{name}")) <= object_store.S3_ATTEMPTS * REQUESTS[name]
+        assert len(proxy.asked(f"/{name}")) <= s3_store.ATTEMPTS * REQUESTS[name]
 
     at_once([lambda name=name, action=action: fails(name, action) for name, action in actions(folder).items()])
     for name, after in AFTER.items():

@@ -8,7 +8,7 @@ import pytest
 from cnnjob.data.decode import Refusal
 from cnnjob.data.sources.folder import FolderSource
 from cnnjob.data.sources.open import open_source
-from cnnjob.errors import DatasetError
+from cnnjob.errors import DatasetError, UserError
 from cnnjob.schema import GIVEN, ID, LABEL
 from tests.piles import contents, listing_of, source_config, write_folder
 
@@ -32,6 +32,12 @@ def test_every_file_is_a_row_of_its_class(tmp_path):
     rows = dict(zip(listing.rows.column(ID).to_pylist(), labels, strict=True))
     assert rows == {"ant/1.png": "ant", "ant/deep/er/2.png": "ant", "bee/3.txt": "bee", "cat.x/4": "cat.x"}
     assert contents(listing) == {name: name.encode() for name in rows}
+
+
+def test_a_folder_that_cannot_be_looked_at_is_refused(tmp_path):
+    """A name that no disk takes is the user's mistake and no traceback."""
+    with pytest.raises(UserError, match=r"File name too long\. Correct the address"):
+        ids_of(tmp_path / ("x" * 300))
 
 
 def test_a_file_beside_the_classes_has_none(tmp_path):

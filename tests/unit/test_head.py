@@ -45,12 +45,17 @@ def note(state: Path, pid: int, **other: object) -> None:
 
 
 def test_a_head_that_runs_is_found_and_ended(tmp_path):
-    """The process of the file is found, its token is given out, and stopping ends it and removes the file."""
+    """The process of the file is found, its token is for it alone, and stopping ends it and removes the file.
+
+    By the name of this machine too; it is the head's own address that is asked then.
+    """
     with process() as running:
         note(tmp_path, running.pid)
         assert head.find(tmp_path).pid == running.pid
-        assert head.token_for(tmp_path, "http://127.0.0.1:8265/") == "secret"
-        assert head.token_for(tmp_path, "http://127.0.0.1:9999") is None
+        for address in ("http://127.0.0.1:8265", "http://127.0.0.1:8265/", "http://localhost:8265"):
+            assert head.reached(tmp_path, address) == ("http://127.0.0.1:8265", "secret")
+        for address in ("http://127.0.0.1:9999", "https://127.0.0.1:8265", "http://localhost.example.org:8265"):
+            assert head.reached(tmp_path, address) == (address, None)
         # As whoever adopts it does: one that has ended and was not waited for still counts as one.
         reaper = threading.Thread(target=running.wait)
         reaper.start()
@@ -72,7 +77,7 @@ def test_a_token_that_is_gone_is_told(tmp_path):
         note(tmp_path, running.pid)
         (tmp_path / "token").unlink()
         with pytest.raises(ClusterError, match="cnnjob down, cnnjob up"):
-            head.token_for(tmp_path, "http://127.0.0.1:8265")
+            head.reached(tmp_path, "http://127.0.0.1:8265")
 
 
 @pytest.mark.parametrize("key", ["port", "dashboard_port"])
@@ -86,10 +91,11 @@ def test_a_port_that_is_taken_is_told_before_anything_is_started(tmp_path, key):
     assert not (tmp_path / "state").exists()
 
 
-@pytest.mark.parametrize("place", ["file", "file/below", "/proc/none"])
+@pytest.mark.parametrize("place", ["file", "file/below", "/proc/none", "no log"])
 def test_a_folder_that_cannot_keep_a_token_is_a_mistake(tmp_path, place):
-    """A file, and where nobody can write, are told with the folder."""
+    """A file, where nobody can write, and where a folder has the name of the log are told with the folder."""
     (tmp_path / "file").touch()
+    (tmp_path / "no log" / head.LOG).mkdir(parents=True)
     state = str(tmp_path / place)
     with pytest.raises(UserError, match=f"cannot be kept in {state}: .* nothing was started"):
         head.start(free().model_copy(update={"state": state}))
@@ -108,6 +114,17 @@ def test_a_start_that_is_told_to_end_leaves_no_head(tmp_path, monkeypatch):
         head.start(free().model_copy(update={"state": str(tmp_path)}))
     assert seen[0].wait(timeout=10) < 0
     assert not (tmp_path / head.RECORD).exists()
+
+
+def test_a_head_that_cannot_be_noted_is_ended(tmp_path, monkeypatch):
+    """Where no file can say that there is a head, `cnnjob down` would never find it."""
+    (tmp_path / head.RECORD).mkdir()
+    seen = []
+    start = subprocess.Popen
+    monkeypatch.setattr(head.subprocess, "Popen", lambda *args, **more: seen.append(start(*args, **more)) or seen[0])
+    with pytest.raises(ClusterError, match=f"{tmp_path / head.RECORD} cannot be written: Is a directory"):
+        head.start(free().model_copy(update={"state": str(tmp_path)}))
+    assert seen[0].wait(timeout=10) < 0
 
 
 def test_what_a_failed_start_says_is_one_line(tmp_path):
@@ -132,7 +149,7 @@ def test_a_process_that_only_has_the_number_is_left_alone(tmp_path, other):
     with process() as stranger:
         note(tmp_path, stranger.pid, **other)
         assert head.find(tmp_path) is None
-        assert head.token_for(tmp_path, "http://127.0.0.1:8265") is None
+        assert head.reached(tmp_path, "http://127.0.0.1:8265") == ("http://127.0.0.1:8265", None)
         assert not head.stop(tmp_path)
         assert stranger.poll() is None
 

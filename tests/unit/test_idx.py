@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from cnnjob.data.sources.open import open_source
-from cnnjob.errors import DatasetError
+from cnnjob.data.sources.records import unpack_gzip
+from cnnjob.errors import DatasetError, StorageError
 from cnnjob.schema import GIVEN, ID, LABEL
 from tests.piles import contents, listing_of, pixels, source_config, write_idx
 
@@ -113,8 +114,24 @@ def test_other_files_under_the_name_are_refused(tmp_path, content, words):
 def test_labels_out_of_range_are_refused(tmp_path):
     """A label beyond the given class names is refused with its row."""
     write_idx(tmp_path, "train", IMAGES, [*LABELS[:-1], 9])
-    with pytest.raises(DatasetError, match="row 19 has 9, and there are 3 classes"):
+    with pytest.raises(DatasetError, match="train/000019 has 9, and there are 3 classes"):
         listing_of(source_config("idx", tmp_path, class_names=["a", "b", "c"]))
+
+
+def test_a_disk_that_is_full_while_a_file_is_unpacked(tmp_path):
+    """What the disk refuses while a .gz is unpacked is told as its failure, with the place."""
+    write_idx(tmp_path, "train", IMAGES, LABELS, packed=True)
+    with pytest.raises(StorageError, match=r"/dev/full: the disk failed: .*No space left"):
+        unpack_gzip(str(next(tmp_path.glob("train-images*.gz"))), "/dev/full", 2**20)
+
+
+@pytest.mark.parametrize(("kind", "wanted"), [("idx", "a folder of IDX files"), ("cifar", "CIFAR's folder or archive")])
+def test_a_folder_that_is_none_is_told(tmp_path, kind, wanted):
+    """A file in the place of the folder is refused with what should be there, and so is nothing."""
+    (tmp_path / "file").touch()
+    for name, problem in (("file", "is a file"), ("none", "does not exist")):
+        with pytest.raises(DatasetError, match=f"{name} {problem}; source.uri should be {wanted}"):
+            listing_of(source_config(kind, tmp_path / name))
 
 
 def test_a_missing_half_is_told(tmp_path):

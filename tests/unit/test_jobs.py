@@ -53,8 +53,8 @@ def test_who_no_longer_follows_is_told_that_the_job_goes_on(monkeypatch, ended, 
     conf = tmp_path / "digits.yaml"
     conf.write_text("output: data\nsource: {kind: digits}\n")
     monkeypatch.setattr(jobs, "_client", lambda *_: Client())
-    monkeypatch.setattr(jobs.api, "submit", lambda *_: JOB)
-    monkeypatch.setattr(jobs.api, "follow", interrupted(number))
+    monkeypatch.setattr(jobs.submission, "submit", lambda *_: JOB)
+    monkeypatch.setattr(jobs.submission, "follow", interrupted(number))
     code, result, err = ended(
         lambda console: jobs.submit("prepare", conf, (), ADDRESS, str(tmp_path), console, wait=True), number
     )
@@ -81,8 +81,8 @@ def test_a_job_without_a_date_is_not_submitted(monkeypatch, tmp_path, kind, pref
 def test_stopping_says_whether_there_was_something_to_stop(monkeypatch, stopped, said):
     """A job that has ended already is told as that."""
     monkeypatch.setattr(jobs, "_client", lambda *_: Client())
-    monkeypatch.setattr(jobs.api, "stop", lambda *_: stopped)
-    monkeypatch.setattr(jobs.api, "state", lambda *_: mock.Mock(status="SUCCEEDED"))
+    monkeypatch.setattr(jobs.jobs_api, "stop", lambda *_: stopped)
+    monkeypatch.setattr(jobs.jobs_api, "state", lambda *_: mock.Mock(status="SUCCEEDED"))
     console = mock.Mock()
     jobs.stop(JOB, ADDRESS, "", console)
     assert console.say.call_args.args[0].startswith(said)

@@ -8,8 +8,9 @@ from unittest import mock
 import pytest
 
 from cnnjob import storage
+from cnnjob.digests import sha256
 from cnnjob.errors import IntegrityError, LostPartsError, UserError
-from cnnjob.scoring import commit, rolling
+from cnnjob.scoring import commit, rolling, work
 from cnnjob.scoring.commit import publish, recover
 from cnnjob.scoring.reading import read_scores
 from cnnjob.scoring.table import ScoresManifest, current
@@ -136,8 +137,9 @@ def test_a_run_after_a_death_publishes_what_was_committed(night, staged):
 def test_who_publishes_does_not_read_its_parts_once_more(night, monkeypatch):
     """What has just been verified is linked or copied as it lies: publishing stays cheap for any number of units."""
     manifest = commit_and_die(night)
-    hashed = mock.Mock(side_effect=storage.sha256)
-    monkeypatch.setattr(storage, "sha256", hashed)
+    hashed = mock.Mock(side_effect=sha256)
+    for module in (rolling, work):
+        monkeypatch.setattr(module, "sha256", hashed)
     rolling.roll_forward(night.table, manifest, is_verified=True)
     assert hashed.call_count == 0
     storage.remove(night.table.partition)

@@ -6,7 +6,7 @@ import zipfile
 import pyarrow as pa
 import pytest
 
-from cnnjob import object_store, storage
+from cnnjob import object_store, s3_store, storage
 from cnnjob.errors import IntegrityError, StorageError, UserError
 from tests.servers import SILENCE, failure, listing, serving, told
 
@@ -305,8 +305,8 @@ def test_a_server_that_is_always_busy(s3_folder, name):
     """A server that answers 503 is asked a bounded number of times, and then the failure is told as the world's."""
     with serving((503, failure("SlowDown"))) as (endpoint, requests):
         message = told(actions(f"s3://b/a?endpoint_override={endpoint}")[name], StorageError)
-    assert len(requests) == object_store.S3_ATTEMPTS
-    assert f"{endpoint} failed or did not answer in {object_store.S3_ATTEMPTS} attempts" in message
+    assert len(requests) == s3_store.ATTEMPTS
+    assert f"{endpoint} failed or did not answer in {s3_store.ATTEMPTS} attempts" in message
 
 
 def test_a_server_that_recovers(s3_folder):
@@ -332,9 +332,9 @@ def test_a_server_that_is_gone(s3_folder):
 @pytest.mark.slow
 def test_a_server_that_never_answers(s3_folder, monkeypatch, request):
     """A server that accepts and is silent is given up after the request's timeout, once an attempt."""
-    monkeypatch.setattr(object_store, "S3_REQUEST_TIMEOUT_S", 1.0)
-    monkeypatch.setattr(object_store, "S3_ATTEMPTS", 2)
-    request.addfinalizer(object_store._connect.cache_clear)
+    monkeypatch.setattr(s3_store, "REQUEST_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(s3_store, "ATTEMPTS", 2)
+    request.addfinalizer(s3_store._connect.cache_clear)
     with serving((SILENCE, b"")) as (endpoint, requests):
         began = time.monotonic()
         message = told(lambda: storage.read_bytes(f"s3://b/a?endpoint_override={endpoint}"), StorageError)

@@ -1,7 +1,8 @@
+import errno
 import filecmp
+import os
 from dataclasses import replace
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import pyarrow as pa
@@ -11,20 +12,23 @@ from filelock import FileLock
 
 from cnnjob import storage
 from cnnjob.config.prepare import LimitsConfig
-from cnnjob.data import job
 from cnnjob.data import place as job_place
 from cnnjob.data.decode import canonical
 from cnnjob.data.manifest import MANIFEST, read_manifest
-from cnnjob.data.place import Place, lies_in, open_place, refuse_output, tidy
+from cnnjob.data.output import lies_in, refuse_output
+from cnnjob.data.place import Place, open_place, tidy
+from cnnjob.data.published import current
 from cnnjob.data.sources.base import Listing, Unit, cut_units
 from cnnjob.data.sources.digits import DigitsSource
 from cnnjob.data.staging import StagedUnit
 from cnnjob.data.statistics import PixelCounts
-from cnnjob.errors import DatasetError, JobError, RefusedRowsError
+from cnnjob.errors import DatasetError, JobError, RefusedRowsError, StorageError, UserError
 from cnnjob.schema import ID, LABEL, REASON, REASONS, SPLITS
 from cnnjob.storage import list_files
-from tests.helpers import SMALL, PictureSource, manifest_of, prepare, prepare_config, rows_of
+from tests.helpers import SMALL, PictureSource, dies_at, manifest_of, prepare, prepare_config, rows_of
 
+DEAD, LIVING = "dead" * 3, "f" * 12
+"""Keys of jobs."""
 MIXED = [(8, 8), (4, 4), (8, 12), (20, 6)]
 
 
@@ -158,28 +162,29 @@ def test_no_training_rows_is_an_error(tmp_path):
     """Where every row is refused or none trains, the job says so and writes nothing."""
     with pytest.raises(DatasetError, match="20 wrong_size"):
         prepare(prepare_config(tmp_path / "set", size=(9, 9), resize="exact"), PictureSource(20))
-    with pytest.raises(DatasetError, match="has 0 rows of 0 classes"):
+    with pytest.raises(DatasetError, match=r"has 0 rows of 0 classes.*Lower split.val and split.test"):
         prepare(prepare_config(tmp_path / "set", size=SMALL, val=0.0, test=0.999999), PictureSource(20))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_leftovers_of_killed_runs_are_removed(tmp_path):
-    """What a killed run staged beside the output is gone after the next one."""
-    (tmp_path / ".set.tmp-dead" / "rows").mkdir(parents=True)
+    """What a killed run staged beside the output is gone after the next one; a folder of another name is not ours."""
+    (tmp_path / f".set.tmp-{DEAD}" / "rows").mkdir(parents=True)
+    (tmp_path / ".set.tmp-backup").mkdir()
     prepare(prepare_config(tmp_path / "set", size=SMALL), PictureSource(30))
-    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".set.tmp-backup", "set"]
 
 
 def test_the_same_job_finds_its_data_set(tmp_path):
     """A data set of this source and config is current; of another config, source or with a lost shard it is not."""
     config, source = prepare_config(tmp_path / "set", size=SMALL), PictureSource(30)
-    assert job.current(config, source) is None
+    assert current(config, source) is None
     manifest = prepare(config, source)
-    assert job.current(config, source) == manifest
-    assert job.current(config, PictureSource(31)) is None
-    assert job.current(prepare_config(tmp_path / "set", size=SMALL, seed=1), source) is None
+    assert current(config, source) == manifest
+    assert current(config, PictureSource(31)) is None
+    assert current(prepare_config(tmp_path / "set", size=SMALL, seed=1), source) is None
     (tmp_path / "set" / manifest.splits["train"].shards[0].path).unlink()
-    assert job.current(config, source) is None
+    assert current(config, source) is None
 
 
 def test_a_damaged_data_set_is_not_current(tmp_path):
@@ -187,7 +192,7 @@ def test_a_damaged_data_set_is_not_current(tmp_path):
     config, source = prepare_config(tmp_path / "set", size=SMALL), PictureSource(30)
     prepare(config, source)
     (tmp_path / "set" / MANIFEST).write_text('{"format_version": 1,')
-    assert job.current(config, source) is None
+    assert current(config, source) is None
 
 
 def test_foreign_folders_are_not_replaced(tmp_path):
@@ -197,6 +202,41 @@ def test_foreign_folders_are_not_replaced(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(DatasetError, match="not a prepared data set"):
         refuse_output(str(tmp_path), None)
+
+
+def test_what_a_desktop_left_in_an_output_is_no_obstacle(tmp_path):
+    """A data set that was looked at in a file manager is still one, and a folder with nothing but litter is empty."""
+    (tmp_path / ".DS_Store").touch()
+    refuse_output(str(tmp_path), None)
+    prepare(prepare_config(tmp_path / "set", size=SMALL), PictureSource(30))
+    (tmp_path / "set" / "train" / ".DS_Store").touch()
+    refuse_output(str(tmp_path / "set"), None)
+
+
+def test_an_output_that_cannot_be_looked_at_is_refused(tmp_path):
+    """A name that no disk takes is the user's mistake, before any work."""
+    with pytest.raises(UserError, match=r"File name too long\. Correct the address"):
+        refuse_output(str(tmp_path / ("x" * 300)), None)
+
+
+def test_a_mounted_disk_is_not_replaced(monkeypatch, tmp_path):
+    """Where a disk is mounted no folder can be renamed to, which is said before the work; below it one can."""
+    monkeypatch.setattr("os.path.ismount", lambda path: path == str(tmp_path))
+    with pytest.raises(DatasetError, match="a disk is mounted there"):
+        refuse_output(str(tmp_path), None)
+    refuse_output(str(tmp_path / "set"), None)
+
+
+def test_a_folder_that_cannot_be_renamed_is_told(monkeypatch, tmp_path):
+    """What the kernel says against the last rename is a failure of the world, and the staged rows stay."""
+
+    def busy(*_):
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+
+    monkeypatch.setattr(Path, "rename", busy)
+    with pytest.raises(StorageError, match="set: the disk failed: Device or resource busy"):
+        prepare(prepare_config(tmp_path / "set", size=SMALL), PictureSource(30))
+    assert len(list(tmp_path.glob(".set.tmp-*/rows/*.arrow"))) == 1
 
 
 def test_another_manifest_makes_no_data_set(tmp_path):
@@ -279,11 +319,12 @@ def test_what_a_job_left_that_died_after_it_published_is_removed(tmp_path):
     """Preparing again has nothing to do and removes the dead job's folder; that of a living one stays."""
     config = prepare_config(tmp_path / "set", size=SMALL)
     prepare(config, PictureSource(30))
-    for name in (".set.tmp-dead", ".set.tmp-living", ".other.tmp-dead"):
+    others = [f".other.tmp-{DEAD}", f".set.tmp-{LIVING}"]
+    for name in (*others, f".set.tmp-{DEAD}"):
         (tmp_path / name / "rows").mkdir(parents=True)
-    with FileLock(tmp_path / ".set.tmp-living" / "lock"):
+    with FileLock(tmp_path / f".set.tmp-{LIVING}" / "lock"):
         tidy(config.output)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".other.tmp-dead", ".set.tmp-living", "set"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [*others, "set"]
 
 
 def test_a_link_as_output_stays_a_link(tmp_path):
@@ -334,7 +375,7 @@ def test_a_data_set_that_was_moved_aside_is_put_back(tmp_path, monkeypatch, agai
     config = prepare_config(tmp_path / "set")
     first = prepare(config, PictureSource(36))
     monkeypatch.setattr(job_place.local_disk, "exchange", lambda *_: False)
-    monkeypatch.setattr(job_place.local_disk, "reached", mock.Mock(side_effect=KeyboardInterrupt))
+    monkeypatch.setattr(job_place.local_disk, "reached", dies_at("moved aside"))
     with pytest.raises(KeyboardInterrupt):
         prepare(config, PictureSource(40))
     assert not (tmp_path / "set").exists()

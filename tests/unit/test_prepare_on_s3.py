@@ -13,7 +13,7 @@ from cnnjob import phases, storage
 from cnnjob.config.prepare import PrepareConfig
 from cnnjob.data import job, staging
 from cnnjob.data.manifest import MANIFEST, read_manifest
-from cnnjob.data.place import refuse_output
+from cnnjob.data.output import refuse_output
 from cnnjob.errors import DatasetError, OvertakenError, StorageError
 from pipelines import prepare
 from tests.forked import PROCESSES

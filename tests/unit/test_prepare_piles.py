@@ -397,3 +397,14 @@ def test_what_is_refused_is_told(tmp_path):
     assert rows[0][URI] == str(tmp_path / "pile/a/bad.png")
     assert all(row[DETAIL] for row in rows)
     assert set(list_files(config.output)) >= {"manifest.json", "refused.parquet", "contact_sheet.png"}
+
+
+def test_secrets_of_an_address_are_not_told(tmp_path):
+    """A table may have signed addresses: of the example in a message neither password nor query is shown."""
+    lines = [f"http://user:secret@127.0.0.1:9/{number}.png?sig=secret,{number % 2}\n" for number in range(4)]
+    (tmp_path / "t.csv").write_text("uri,label\n" + "".join(lines))
+    config = config_of(output=str(tmp_path / "set"), source={"kind": "manifest", "uri": str(tmp_path / "t.csv")})
+    with pytest.raises(RefusedRowsError, match=r"such as http://127.0.0.1:9/0.png: ") as refused:
+        prepare(config, open_source(config))
+    assert "secret" not in str(refused.value)
+    assert ".." not in str(refused.value)

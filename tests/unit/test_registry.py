@@ -78,6 +78,22 @@ def test_a_version_beyond_all_is_one_that_is_not_there(store, number):
         registry.resolve(connect(store), f"models:/far-{len(number)}/{number}")
 
 
+@pytest.mark.parametrize("number", ["", "-1", "latest", " 1", "\u0661"])
+def test_what_is_no_number_is_no_version(store, number):
+    """An empty text too, which a script may have for a version, is not taken for the newest."""
+    name = f"words-{'-'.join(str(ord(each)) for each in number)}"
+    make(store, name, None)
+    with pytest.raises(ModelError, match=f"has no version {number or chr(39) * 2}; its newest is 1"):
+        registry.promote(connect(store), name, number, "champion")
+
+
+@pytest.mark.parametrize("number", [None, "1"])
+def test_a_name_with_a_quote_is_that_of_no_model(store, number):
+    """MLflow cannot search for it; it is a mistake, and no failure of MLflow."""
+    with pytest.raises(ModelError, match="there is no model models:/it's"):
+        registry.promote(connect(store), "it's", number, "champion")
+
+
 def test_a_version_says_what_it_is(store, bundle):
     """The test's accuracy and rows and the data are tags beside the digest and the run, and a line is for people."""
     server = connect(store)

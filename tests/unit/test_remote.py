@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cnnjob import object_store
+from cnnjob import s3_store
 from cnnjob.data.decode import Refusal
 from cnnjob.data.reach import any_within_reach
 from cnnjob.data.sources import remote
@@ -48,7 +48,7 @@ def away(monkeypatch, closed):
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{closed}")
     monkeypatch.setenv("AWS_REGION", "us-east-1")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setattr(object_store, "S3_ATTEMPTS", 1)
+    monkeypatch.setattr(s3_store, "ATTEMPTS", 1)
 
 
 def table_of(folder, uris):

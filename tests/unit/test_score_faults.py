@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from cnnjob import object_store
+from cnnjob import s3_store
 from cnnjob.errors import StorageError
 from cnnjob.scoring.table import Table, current
 from tests.faults import Fault
@@ -52,7 +52,7 @@ def test_a_store_that_fails_wherever_it_is_asked(work, digits, proxy, kind):
         assert asked, only
         # A file is read three times at most: is its unit done, is it what was written, and to publish it. Where a kept
         # connection breaks, the SDK's client tries once more within an attempt.
-        assert max(asked.count(request) for request in asked) <= 3 * 2 * object_store.S3_ATTEMPTS
+        assert max(asked.count(request) for request in asked) <= 3 * 2 * s3_store.ATTEMPTS
         assert error is None or "run the same command again" in str(error)
         assert versions(work, rows) == {"0" if current(Table(work.root, DATE)).number == 1 else "1"}
     score_here(work)

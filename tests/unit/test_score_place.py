@@ -304,3 +304,9 @@ def test_a_split_without_rows_is_refused(digits, bundle_folder, tmp_path):
     (empty / "manifest.json").write_text(changed.model_dump_json())
     with pytest.raises(DatasetError, match="no rows in its split test"):
         Work(str(bundle_folder), "dataset", str(empty), str(tmp_path / "scores")).score(DAY)
+
+
+def test_a_version_that_comes_while_one_looks_is_no_strangers(works):
+    """What another job publishes between the look at the log and that at the folder refuses nothing."""
+    works.score(DAY)
+    score_place.check_unclaimed(Table(works.root, DAY))

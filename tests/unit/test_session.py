@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import sys
 from contextlib import suppress
 from itertools import product
@@ -16,7 +17,7 @@ from cnnjob import interrupt
 from cnnjob.cluster import session as sessions
 from cnnjob.cluster.session import Needs, Node, check_machine, fitting, machine_gpus, num_visible, session
 from cnnjob.cluster.starting import signals_left_alone
-from cnnjob.errors import ResourceError
+from cnnjob.errors import ClusterError, ResourceError
 from cnnjob.progress import Silent
 
 WHOLE = st.integers(1, 4)
@@ -260,3 +261,20 @@ def test_a_machine_is_not_asked_for_the_cpus_of_data_tasks(monkeypatch):
     told = "num_workers 3 x 1 CPU each = 3 CPUs, and this machine has 2; set num_workers to at most 2"
     with pytest.raises(ResourceError, match=told):
         check_machine(Needs(3, data_cpus=1))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]"])
+def test_a_cluster_that_does_not_listen_is_told_and_not_waited_for(monkeypatch, host):
+    """Ray itself is not asked: it would try for a quarter of an hour, and no signal would end that."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    monkeypatch.setenv("RAY_ADDRESS", f"{host}:{port}")
+    asked = mock.Mock()
+    monkeypatch.setattr(sessions.ray, "init", asked)
+    monkeypatch.setattr(sessions.ray, "is_initialized", lambda: False)
+    with (
+        pytest.raises(ClusterError, match=f"{port} cannot be reached: .*Unset RAY_ADDRESS"),
+        session(Needs(), Silent()),
+    ):
+        pass
+    asked.assert_not_called()

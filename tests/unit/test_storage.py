@@ -1,12 +1,13 @@
 import os
 import threading
 from pathlib import Path
-from unittest import mock
 
 import pytest
 
 from cnnjob import local_disk, storage
+from cnnjob.digests import digest_of
 from cnnjob.errors import IntegrityError, StorageError, UserError
+from tests.helpers import dies_at
 
 
 def fail(*_: object, **__: object) -> None:
@@ -188,8 +189,8 @@ def test_damaged_json_is_an_integrity_error(tmp_path, content):
 
 def test_digest_ignores_the_order_of_keys():
     """The digest of a document depends on its content, not on the order of its keys."""
-    assert storage.digest_of({"a": 1, "b": [2]}) == storage.digest_of({"b": [2], "a": 1})
-    assert storage.digest_of({"a": 1, "b": [2]}) != storage.digest_of({"a": 1, "b": [3]})
+    assert digest_of({"a": 1, "b": [2]}) == digest_of({"b": [2], "a": 1})
+    assert digest_of({"a": 1, "b": [2]}) != digest_of({"a": 1, "b": [3]})
 
 
 def folder_of(path: Path, value: int) -> Path:
@@ -222,7 +223,7 @@ def test_publish_replaces_the_whole_folder(tmp_path, monkeypatch, kernel_can_exc
 def test_a_publisher_that_dies_between_two_moves_hides_nothing(tmp_path, monkeypatch):
     """Where folders cannot be exchanged, the old one waits beside the staged one, and is put back."""
     monkeypatch.setattr(local_disk, "exchange", lambda *_: False)
-    monkeypatch.setattr(local_disk, "reached", mock.Mock(side_effect=KeyboardInterrupt))
+    monkeypatch.setattr(local_disk, "reached", dies_at("moved aside"))
     (tmp_path / "work").mkdir()
     target, staged = folder_of(tmp_path / "target", 1), folder_of(tmp_path / "work" / "staged", 2)
     with pytest.raises(KeyboardInterrupt):

@@ -274,12 +274,15 @@ def test_a_missing_column_is_told_with_those_there(pile):
         ),
         ("t.csv", b"uri\tlabel\na\tb\n", "it seems to be separated by tabs and should be by ','"),
         ("t.tsv", b"uri,label\na,b\n", "it seems to be separated by ',' and should be by tabs"),
-        ("t.csv", b"", "cannot be read as a table"),
+        ("t.csv", b"", "is empty"),
+        ("t.csv", b"\n\n", "is empty"),
+        ("t.csv", b"x" * 200_000, "cannot be read as a table"),
+        ("t.csv", "uri,label\na,b\n".encode("utf-16"), "Write it again as UTF-8"),
         ("t.csv", b"uri,label\n", "has no rows"),
-        ("t.csv", b"uri,label\n\xff\xfe,b\n", "cannot be read as a table"),
+        ("t.csv", b"uri,label\n\xff\xfe,b\n", "Row #2.*Write it again as UTF-8"),
         ("t.parquet", b"PAR1 and nothing else PAR1", "cannot be read as a table"),
         ("t.json", b"{}", "should end in"),
-        ("t.csv", b"uri,label\n,cat\n", "rows without an id"),
+        ("t.csv", b"uri,label\na,cat\n,cat\n", r"rows without an id, such as row 3 \(the header is row 1\)"),
     ],
 )
 def test_damaged_tables_are_refused(pile, name, content, words):
@@ -287,6 +290,26 @@ def test_damaged_tables_are_refused(pile, name, content, words):
     (pile / name).write_bytes(content)
     with pytest.raises(DatasetError, match=words):
         listing_of(source_config("manifest", pile / name))
+
+
+def test_a_row_that_is_no_text_leaves_no_traceback(pile, capfd):
+    """Arrow hands a row of too few columns to Python as text: one that is none is told once, and nothing beside it."""
+    (pile / "t.csv").write_bytes(b"uri,label\na,b\nk\xe4tzchen\n")
+    with pytest.raises(DatasetError, match="Row #3: Expected 2 columns, got 1"):
+        listing_of(source_config("manifest", pile / "t.csv"))
+    assert capfd.readouterr().err == ""
+
+
+def test_files_of_a_table_agree(tmp_path):
+    """A column of two types, or one that a file lacks, is told in the table's own words: both files and types."""
+    write_parquet(tmp_path / "a.parquet", id=["0"], uri=["a"], kind=["cat"])
+    write_parquet(tmp_path / "b.parquet", id=["1"], uri=["b"], kind=[1])
+    source = source_config("manifest", tmp_path, columns={"label": "kind"})
+    with pytest.raises(DatasetError, match=r"^the column 'kind' is string in .*a.parquet, and int64 in .*b.parquet"):
+        listing_of(source)
+    write_parquet(tmp_path / "b.parquet", uri=["b"], kind=["dog"])
+    with pytest.raises(DatasetError, match=r"^the column 'id' is string in .*a.parquet, and missing in .*b.parquet"):
+        listing_of(source)
 
 
 @pytest.mark.parametrize("column", ["id", "uri", "label"])

@@ -8,9 +8,9 @@ import yaml
 
 from cnnjob.config.base import Config
 from cnnjob.config.kinds import NAMES, kind, load
-from cnnjob.config.load import read_yaml
 from cnnjob.config.template import template
 from cnnjob.config.train import BlockConfig
+from cnnjob.config.yaml_text import read_yaml
 
 SPEC = re.compile(r"^  # spec:\n(?:  # .*\n|  #\n)+", re.MULTILINE)
 

@@ -14,15 +14,18 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 from mlflow.data.schema import TensorDatasetSchema
+from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import OperationalError
 
 from cnnjob.config.base import TRACKING_DATABASES, TRACKING_SERVERS
 from cnnjob.errors import ModelError, TrackingError, UserError
-from cnnjob.tracking import runs
+from cnnjob.tracking import registry, runs
 from cnnjob.tracking import server as servers
 from cnnjob.tracking.inputs import ReadSplit, log_inputs
 from cnnjob.tracking.server import asking, connect, resolved_uri, shown
 from tests.mlflow_server import end, free_port, serve
+from tests.servers import serving
 
 NOBODY = 65534
 SECRETS = ("postgresql://me:s3cret@db/mlflow", "postgresql://db/mlflow?sslmode=off&password=s3cret")
@@ -103,6 +106,28 @@ def test_artifacts_that_a_disk_does_not_take_are_a_tracking_error(folder):
     (folder / "artifacts").write_bytes(b"")
     with pytest.raises(TrackingError, match=r"could not store artifacts: .*artifacts"):
         runs.log_files(server, run_id, {"config.yaml": b"seed: 0"})
+
+
+def test_a_database_that_fails_is_told_in_a_line(folder, capfd):
+    """MLflow's traceback of it is not printed: it is that of the error, which --debug shows."""
+    server = connect(str(folder), create=True)
+    run_id = runs.start_run(server, "experiment", "run", {}, {})
+    with sqlite3.connect(folder / "mlflow.db") as database:
+        database.execute("DROP TABLE metrics")
+    with pytest.raises(TrackingError, match="no such table: metrics") as told:
+        runs.log_metrics(server, run_id, [Metric("loss", 1.0, 0, 0)])
+    assert "\n" not in str(told.value)
+    assert isinstance(told.value.__cause__.__cause__, OperationalError)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_server_that_asks_for_a_password_is_told_as_that(status):
+    """The end names the variables that a name and a password are read from."""
+    with serving((status, b"You are not authenticated.")) as (url, _), pytest.raises(TrackingError) as told:
+        registry.promote(connect(url), "digits", None, "champion")
+    assert "MLFLOW_TRACKING_USERNAME" in str(told.value)
+    assert "\n" not in str(told.value)
 
 
 @pytest.mark.parametrize("error", [MlflowException(""), OSError(), ConnectionResetError()])

@@ -6,7 +6,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from cnnjob import storage
+from cnnjob.digests import sha256
 from cnnjob.schema import ID
 from cnnjob.scoring import work
 from cnnjob.scoring.engine import Engine
@@ -107,7 +107,7 @@ def test_receipt_says_what_was_done(night):
         table = pq.read_table(part)
         assert (receipt.rows, receipt.bytes) == (len(table), part.stat().st_size)
         assert receipt.rows == plan.units[receipt.number].rows
-        assert receipt.sha256 == storage.sha256(part.read_bytes())
+        assert receipt.sha256 == sha256(part.read_bytes())
         assert sum(receipt.counts) == receipt.rows
 
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from cnnjob import storage
 from cnnjob.data.decode import Refusal
+from cnnjob.digests import sha256
 from cnnjob.errors import DatasetError, IntegrityError
 from cnnjob.schema import GIVEN, ID, LABEL, LISTING
 
@@ -184,9 +185,7 @@ def listing_table(
     return table.cast(pa.schema([*known, *(table.schema.field(name) for name in own)]))
 
 
-def check_labels(
-    labels: np.ndarray, class_names: Sequence[str], where: str, row: Callable[[int], str] = "row {}".format
-) -> None:
+def check_labels(labels: np.ndarray, class_names: Sequence[str], where: str, row: Callable[[int], str]) -> None:
     """Refuse numbers that name no class.
 
     Args:
@@ -236,4 +235,4 @@ def table_digest(table: pa.Table) -> str:
     with pa.ipc.new_stream(sink, table.schema) as writer:
         for batch in table.combine_chunks().to_batches():
             writer.write_batch(batch)
-    return storage.sha256(sink.getvalue())
+    return sha256(sink.getvalue())

@@ -8,7 +8,6 @@ runs whatever it says, so it is recognized and refused.
 import gzip
 import re
 import tarfile
-import zlib
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,8 +19,10 @@ import numpy as np
 from cnnjob import storage
 from cnnjob.config.prepare import SourceConfig
 from cnnjob.data.sources.base import Listing, check_labels, check_unchanged, identity_of
-from cnnjob.data.sources.records import RecordFile, RecordReader, list_records
+from cnnjob.data.sources.records import RecordFile, RecordReader, list_records, names_in, unpacking
+from cnnjob.digests import digest_of
 from cnnjob.errors import DatasetError
+from cnnjob.schema import ID
 
 _SHAPE = (32, 32, 3)
 _PIXEL_BYTES = 3072
@@ -53,7 +54,7 @@ class CifarSource:
 
     def digest(self) -> str:
         """Of the files' names, sizes and times."""
-        return storage.digest_of(list(self._identities.values()))
+        return digest_of(list(self._identities.values()))
 
     def listing(self, scratch: str) -> Listing:
         """Read the labels; unpack an archive into ``scratch`` first.
@@ -85,9 +86,9 @@ class CifarSource:
         labels = [_read_labels(file.uri, variant) for file in files]
         every = np.concatenate(labels)
         names = self._class_names(uris.get(variant.names_file), variant)
-        check_labels(every, names, self._uri)
-        check_unchanged(identities.values())
         rows = list_records(files, [len(found) for found in labels], every)
+        check_labels(every, names, self._uri, lambda at: str(rows.column(ID)[at]))
+        check_unchanged(identities.values())
         reader = RecordReader(files, variant.label_bytes, _SHAPE, planar=True)
         return Listing(rows, names, reader, identities=list(identities.values()))
 
@@ -105,10 +106,7 @@ class CifarSource:
         """The archive, or the files of the folder that belong to the set."""
         if self._is_archive:
             return [self._uri]
-        with storage.told(self._uri):
-            if not storage.exists(self._uri):
-                raise DatasetError(f"{self._uri} does not exist; source.uri should be CIFAR's folder or archive.")
-            names = storage.list_files(self._uri)
+        names = names_in(self._uri, "CIFAR's folder or archive")
         for name in names:
             _refuse_pickled(PurePosixPath(name).name, self._uri)
         wanted = [name for name in names if _is_wanted(PurePosixPath(name).name)]
@@ -131,28 +129,29 @@ class CifarSource:
         if names_uri is None:
             return tuple(str(number) for number in range(variant.num_classes))
         lines = storage.read_bounded(names_uri, 1 << 16).decode("utf-8", "replace").split("\n")
-        return tuple(line.strip() for line in lines if line.strip())
+        names = tuple(line.strip() for line in lines if line.strip())
+        if len(set(names)) < len(names):
+            raise DatasetError(
+                f"{names_uri} has a class name more than once. Fetch it again, or give all names in source.class_names."
+            )
+        return names
 
     def _unpack(self, target: str) -> None:
         # What an earlier run has unpacked need not be of this archive.
         storage.remove(target)
         filesystem, path = storage.resolve(self._uri)
-        try:
-            with (
-                storage.told(self._uri),
-                filesystem.open_input_stream(path, compression=None) as packed,
-                _unpacked(packed, is_packed=not storage.name(self._uri).endswith(".tar")) as stream,
-            ):
-                with tarfile.open(fileobj=stream, mode="r|") as archive:
-                    for member in archive:
-                        self._unpack_member(archive, member, target)
-                # Read to the end, where gzip has its checksum.
-                while stream.read(_CHUNK_BYTES):
-                    pass
-        except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise DatasetError(
-                f"{self._uri} cannot be unpacked: {str(error).rstrip('.')}. It is truncated or damaged; fetch it again."
-            ) from error
+        with (
+            storage.told(self._uri),
+            filesystem.open_input_stream(path, compression=None) as packed,
+            unpacking(self._uri, tarfile.TarError),
+            _unpacked(packed, is_packed=not storage.name(self._uri).endswith(".tar")) as stream,
+        ):
+            with tarfile.open(fileobj=stream, mode="r|") as archive:
+                for member in archive:
+                    self._unpack_member(archive, member, target)
+            # Read to the end, where gzip has its checksum.
+            while stream.read(_CHUNK_BYTES):
+                pass
 
     def _unpack_member(self, archive: tarfile.TarFile, member: tarfile.TarInfo, target: str) -> None:
         """Copy one of the expected files; only its base name is used, so no member can name a place outside."""

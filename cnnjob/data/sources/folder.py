@@ -85,8 +85,10 @@ class FolderSource:
             yield from self._objects()
             return
         root = storage.local_path(self._uri)
-        if not root.is_dir():
-            problem = "is a file" if root.exists() else "does not exist"
+        with storage.told(self._uri):
+            is_folder, is_there = root.is_dir(), root.exists()
+        if not is_folder:
+            problem = "is a file" if is_there else "does not exist"
             wanted = "a folder of images, and for `prepare` of folders, one for each class"
             raise DatasetError(f"{self._uri} {problem}; it should be {wanted}.")
         walk = Walk(os.fsencode(root), with_hidden=not self._labelled)

@@ -20,11 +20,14 @@ from cnnjob.data.sources.records import (
     RecordReader,
     damaged,
     list_records,
+    names_in,
     open_gzip,
     read_gzip,
     unpack_gzip,
 )
+from cnnjob.digests import digest_of
 from cnnjob.errors import DatasetError
+from cnnjob.schema import ID
 
 _NAME = re.compile(r"^(?P<set>.*-)?(?P<split>train|t10k|test|val)-(?P<part>images|labels)[-.]idx\d-ubyte(?P<gz>\.gz)?$")
 _SPLITS = {"train": "train", "val": "val", "test": "test", "t10k": "test"}
@@ -55,7 +58,7 @@ class IdxSource:
 
     def digest(self) -> str:
         """Of the files' names, sizes and times."""
-        return storage.digest_of(list(self._identities.values()))
+        return digest_of(list(self._identities.values()))
 
     def listing(self, scratch: str) -> Listing:
         """Read headers and labels; unpack .gz files of images into ``scratch``.
@@ -84,10 +87,11 @@ class IdxSource:
             raise DatasetError(f"{self._folder}: the files have pictures of different sizes: {sorted(shapes)}.")
         every = np.concatenate(labels)
         names = self._class_names or tuple(str(number) for number in range(int(every.max(initial=-1)) + 1))
-        check_labels(every, names, self._folder)
+        rows = list_records(files, counts, every)
+        check_labels(every, names, self._folder, lambda at: str(rows.column(ID)[at]))
         check_unchanged(identities.values())
         reader = RecordReader(tuple(files), 0, shapes.pop())
-        return Listing(list_records(files, counts, every), names, reader, identities=list(identities.values()))
+        return Listing(rows, names, reader, identities=list(identities.values()))
 
     @cached_property
     def _identities(self) -> dict[str, list[object]]:
@@ -97,10 +101,7 @@ class IdxSource:
     @cached_property
     def _pairs(self) -> dict[str, tuple[str, str]]:
         """Images and labels by split; raw files before .gz ones."""
-        with storage.told(self._folder):
-            if not storage.exists(self._folder):
-                raise DatasetError(f"{self._folder} does not exist; source.uri should be a folder of IDX files.")
-            names = sorted(name for name in storage.list_files(self._folder) if "/" not in name)
+        names = [name for name in names_in(self._folder, "a folder of IDX files") if "/" not in name]
         found: dict[str, dict[str, str]] = {}
         sets = set()
         for name in names:
@@ -130,7 +131,7 @@ class IdxSource:
 def _read_header(uri: str) -> _Header:
     start = _head(uri, 4)
     if len(start) < 4 or start[:2] != b"\0\0":  # noqa: PLR2004 - the magic number
-        raise DatasetError(f"{uri} is not an IDX file: it begins with {start[:4].hex()}, not with 0000.")
+        raise DatasetError(f"{uri} is not an IDX file: it begins with {start.hex() or 'nothing'}, not with 0000.")
     kind, count = start[2], start[3]
     if kind != _UNSIGNED_BYTE or not 1 <= count <= _MAX_DIMENSIONS:
         raise DatasetError(f"{uri} has values of type 0x{kind:02x} in {count} dimensions; pictures are bytes (0x08).")

@@ -3,6 +3,7 @@
 import gzip
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -123,7 +124,7 @@ def unpack_gzip(uri: str, target: str, expected_bytes: int) -> None:
     if storage.is_local(target):
         storage.local_path(target).parent.mkdir(parents=True, exist_ok=True)
     written = 0
-    with open_gzip(uri) as source, filesystem.open_output_stream(path) as sink:
+    with storage.told(target), open_gzip(uri) as source, filesystem.open_output_stream(path) as sink:
         while written <= expected_bytes and (piece := read_gzip(source, _CHUNK_BYTES, uri)):
             sink.write(piece)
             written += len(piece)
@@ -144,12 +145,36 @@ def read_gzip(stream: IO[bytes], count: int, uri: str) -> bytes:
     Raises:
         DatasetError: The packed file is damaged.
     """
-    try:
+    with storage.told(uri), unpacking(uri):
         return stream.read(count)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+
+
+@contextmanager
+def unpacking(uri: str, *kinds: type[Exception]) -> Iterator[None]:
+    """Tell what unpackers raise on a damaged file, those of gzip and of ``kinds``, as a DatasetError.
+
+    Inside of ``storage.told``: gzip's error is an OSError, and would be taken for the disk's.
+    """
+    damages: tuple[type[Exception], ...] = (EOFError, gzip.BadGzipFile, zlib.error, *kinds)
+    try:
+        yield
+    except damages as error:
         raise DatasetError(
             f"{uri} cannot be unpacked: {str(error).rstrip('.')}. It is truncated or damaged; fetch it again."
         ) from error
+
+
+def names_in(folder: str, wanted: str) -> list[str]:
+    """Paths of the files below a source's folder, sorted.
+
+    Raises:
+        DatasetError: It is not there, or is a file; it should be what is ``wanted``.
+    """
+    with storage.told(folder):
+        is_there, is_file = storage.exists(folder), storage.size(folder) is not None
+        if is_there and not is_file:
+            return storage.list_files(folder)
+    raise DatasetError(f"{folder} {'is a file' if is_file else 'does not exist'}; source.uri should be {wanted}.")
 
 
 def damaged(uri: str, expected: int, found: object) -> DatasetError:

@@ -18,7 +18,8 @@ from urllib.parse import urlsplit
 from cnnjob import storage
 from cnnjob.data.decode import Refusal
 from cnnjob.errors import StorageError, UserError
-from cnnjob.object_store import endpoint_of, faults_kept, shown, told_unless_missing
+from cnnjob.s3_store import endpoint_of
+from cnnjob.store_errors import faults_kept, shown, told_unless_missing
 
 _T = TypeVar("_T")
 

@@ -22,7 +22,9 @@ from cnnjob.data.decode import Refusal
 from cnnjob.data.sources.base import Content, Listing, check_unchanged, identity_of, listing_table, table_digest
 from cnnjob.data.sources.files import MTIME, PATH, SIZE, UNKNOWN, FileReader, root_of
 from cnnjob.data.sources.labels import given_of, labels_of
-from cnnjob.data.sources.tabular import FILE, GROUP, OFFSET, URI_COLUMN, read_columns, row_of, table_files
+from cnnjob.data.sources.parquet_file import FILE, GROUP, OFFSET
+from cnnjob.data.sources.tabular import URI_COLUMN, read_columns, row_of, table_files
+from cnnjob.digests import digest_of
 from cnnjob.errors import DatasetError
 from cnnjob.schema import ID
 
@@ -110,7 +112,7 @@ class TableSource:
 
     def digest(self) -> str:
         """Of the rows, and of the sizes and times of local images; images elsewhere stand for their URI."""
-        return storage.digest_of([self._identities if self._columns.image else [], table_digest(self._rows)])
+        return digest_of([self._identities if self._columns.image else [], table_digest(self._rows)])
 
     def listing(self, scratch: str) -> Listing:
         """Every row with its class."""
@@ -170,10 +172,11 @@ class TableSource:
             raise DatasetError(f"{self._uri} has no rows; there is nothing to do.")
         if columns.uri:
             table = self._with_places(table)
-        if ID not in table.column_names or table.column(ID).null_count:
+        absent = np.asarray(table.column(ID).is_null()) if ID in table.column_names else np.ones(1, dtype=bool)
+        if absent.any():
             raise DatasetError(
-                f"{self._uri} has rows without an id. Ids name rows in every later table; name their column with "
-                f"columns.id."
+                f"{self._uri} has rows without an id, such as {self._row(int(np.argmax(absent)))}. Ids name rows in "
+                f"every later table; name their column with columns.id."
             )
         return table
 
